@@ -15,7 +15,7 @@ from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
 from otrain_infer.sources import Source, list_sources, load, name_of
 
-NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS")
+NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS", "MJD")
 TEXTS = ("CANDID", "FILTER", "FILE", "OBJECTID")
 SYNONYMS = {"MAG": "MAG_CALIB", "CANDID": "NAME"}
 """A keyword and the one that stands in for it where it is missing."""
@@ -44,7 +44,7 @@ class Cutouts:
         Raw pixels, float32 (n, ny, nx, planes); NaN where there is none.
     header
         Column name -> array (n,): float64 for `NUMBERS` (missing NaN), text for `TEXTS` (missing empty). MAG and MAGERR
-        in magnitudes, FWHM and FWHMPSF, XPOS and YPOS in pixels, RA and DEC in degrees.
+        in magnitudes, FWHM and FWHMPSF, XPOS and YPOS in pixels, RA and DEC in degrees, MJD in days.
     flags
         uint32 (n,), of `CutoutFlag`.
     reasons

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from otrain_infer.flags import CutoutFlag
 from otrain_infer.normalise import as_kernels_take, find_blank
 from otrain_infer.npz import Array, open_npz
 
-COLUMNS = {"CANDID": "candids", "FILTER": "filters", "MAG": "mags", "MAGERR": "errmags", "FWHM": "fwhms"}
+COLUMNS = {"CANDID": "candids", "FILTER": "filters", "MAG": "mags", "MAGERR": "errmags", "FWHM": "fwhms", "MJD": "mjds"}
 """Column of the header -> key of the datacube."""
 
 
@@ -53,7 +53,7 @@ def iter_datacube(path: str | os.PathLike[str], card: ModelCard, chunk: int = CH
 
 def _iter_rows(arrays: dict[str, Array], path: str, card: ModelCard, chunk: int) -> Iterator[Cutouts]:
     cube = read_pixels(arrays["cube"])
-    picked = _pick_planes(read_planes(arrays), cube.shape[3], card)
+    picked = pick_planes(read_planes(arrays), cube.shape[3], card)
     if cube.shape[1:3] != card.size:
         raise DatacubeError(
             f"it holds cutouts of {cube.shape[1]}x{cube.shape[2]} pixels and the model takes "
@@ -147,9 +147,16 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _pick_planes(named: list[str], count: int, card: ModelCard) -> list[int]:
+def pick_planes(named: Sequence[str], count: int, card: ModelCard) -> list[int]:
+    """Say which of `count` planes, called so where `named` is not empty, a model takes, in its order.
+
+    Raises
+    ------
+    DatacubeError
+        When they are not there.
+    """
     if len(named) == count and set(card.planes) <= set(named):
-        return [named.index(plane) for plane in card.planes]
+        return [list(named).index(plane) for plane in card.planes]
     if not named and count == len(card.planes):
         return list(range(count))
     held = ", ".join(named) or f"{count} unnamed"

@@ -340,6 +340,7 @@ def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], folder: Path) -
         planes=planes,
         files=np.array([_relative(name, folder) for name in cutouts.names.tolist()], np.str_),
         groups=np.where(header["OBJECTID"] == "", header["FILE"], header["OBJECTID"]),
+        mjds=header["MJD"],
     )
 
 

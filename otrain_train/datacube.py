@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-NUMBERS = ("mags", "errmags", "fwhms")
+NUMBERS = ("mags", "errmags", "fwhms", "mjds")
 TEXTS = ("filters", "candids", "files", "groups")
-COLUMNS = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids", "files", "groups")
+COLUMNS = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids", "files", "groups", "mjds")
 REQUIRED = ("cube", "labels")
 
 BLOCK = 1 << 24
@@ -54,6 +54,8 @@ class Datacube:
     groups
         Text (n,): rows of one group (an object, or else an image) are never on both sides of a split; a row whose
         group is empty is its own.
+    mjds
+        float64 (n,) (days): the modified Julian date, NaN where missing.
 
     Raises
     ------
@@ -71,6 +73,7 @@ class Datacube:
     planes: tuple[str, ...]
     files: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_]
+    mjds: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
         if self.cube.ndim != 4 or 0 in self.cube.shape:
@@ -139,6 +142,7 @@ class Datacube:
             planes=tuple(planes or found or _plane_names(cube.shape[3])),
             files=read_texts(columns, "files", n),
             groups=read_texts(columns, "groups", n),
+            mjds=read_numbers(columns, "mjds", n),
         )
 
     @classmethod

@@ -71,7 +71,12 @@ class FitResult:
 
 
 def fit(
-    datacube: Datacube, rows: Rows, settings: TrainSettings, folder: Path, progress: Progress | None = None
+    datacube: Datacube,
+    rows: Rows,
+    settings: TrainSettings,
+    folder: Path,
+    progress: Progress | None = None,
+    member: int = 0,
 ) -> FitResult:
     """Train a network.
 
@@ -88,9 +93,11 @@ def fit(
     settings
         How.
     folder
-        Where the state is kept, as ``checkpoint/state.npz``.
+        Where the state is kept, as ``checkpoint/state_SEED.npz``.
     progress
         Called with the steps done, all steps, and a few words, after each step.
+    member
+        Which of the seeds to train with; the holdout rows are the same for all of them.
 
     Returns
     -------
@@ -105,9 +112,10 @@ def fit(
     OutputError
         When the state cannot be written.
     """
-    make_repeatable(settings.seed)
+    seed = settings.seeds[member]
+    make_repeatable(seed)
     shape = datacube.cube.shape[1:]
-    network = build(settings.network, shape, settings.dropout, settings.seed, settings.normalisation)
+    network = build(settings.network, shape, settings.dropout, seed, settings.normalisation, settings.width)
     check_classes(datacube.labels[rows], MIN_ROWS, "to train on")
     learnt, holdout = (
         rows[part] for part in split_rows(datacube.labels[rows], datacube.groups[rows], settings.holdout, settings.seed)
@@ -119,14 +127,13 @@ def fit(
     rate = settings.learning_rate or LEARNING_RATES[settings.network]
     settings = replace(settings, batch_size=batch_size, learning_rate=rate)
     steps = max(math.ceil(learnt.size / batch_size), settings.min_steps)
-    loop = _Loop(datacube, learnt, holdout, settings, batch_size, steps, weights, progress or _silent)
-    trainer = Trainer(network, settings, settings.epochs * steps, rate)
-    state, interrupted = loop.run(trainer, checkpoint_path(folder), _key(network, datacube, rows, settings))
+    loop = _Loop(datacube, learnt, holdout, settings, seed, batch_size, steps, weights, progress or _silent)
+    trainer = Trainer(network, settings, seed, settings.epochs * steps, rate)
+    state, interrupted = loop.run(trainer, checkpoint_path(folder, seed), _key(network, datacube, rows, settings, seed))
     network.set_weights(state.best)
     logits = loop.holdout_logits(trainer)
-    return FitResult(
-        fold_scale(network), state.best_epoch, state.history, learnt, holdout, logits, weights, settings, interrupted
-    )
+    folded = fold_scale(network, settings.width)
+    return FitResult(folded, state.best_epoch, state.history, learnt, holdout, logits, weights, settings, interrupted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,6 +142,7 @@ class _Loop:
     learnt: Rows
     holdout: Rows
     settings: TrainSettings
+    seed: int
     batch_size: int
     steps: int
     weights: tuple[float, float]
@@ -226,7 +234,7 @@ class _Loop:
 
     def _batches(self, epoch: int) -> Iterator[Rows]:
         # Whole passes in a new order each, until there is enough for the steps: every batch is full, every row is seen.
-        rng = np.random.default_rng((self.settings.seed, epoch))
+        rng = np.random.default_rng((self.seed, epoch))
         wanted = self.steps * self.batch_size
         passes = math.ceil(wanted / self.learnt.size)
         order = np.concatenate([rng.permutation(self.learnt) for _ in range(passes)])[:wanted]
@@ -237,9 +245,9 @@ class _Loop:
         return Normalisation(self.settings.normalisation).apply(pixels, pixels)
 
 
-def checkpoint_path(folder: Path) -> Path:
-    """Say where `fit` keeps its state in `folder`."""
-    return folder / "checkpoint" / "state.npz"
+def checkpoint_path(folder: Path, seed: int) -> Path:
+    """Say where `fit` keeps the state of the training with a seed in `folder`."""
+    return folder / "checkpoint" / f"state_{seed}.npz"
 
 
 def suitable_batch(rows: int) -> int:
@@ -267,10 +275,10 @@ def _silent(_step: int, _steps: int, _text: str) -> None:
     return
 
 
-def _key(network: Any, datacube: Datacube, rows: Rows, settings: TrainSettings) -> str:
+def _key(network: Any, datacube: Datacube, rows: Rows, settings: TrainSettings, seed: int) -> str:
     # Another version of a library may draw or add up in another way: then the epochs of two do not belong together.
     versions = {"otrain": __version__, "numpy": np.__version__, **backend_versions()}
-    about = [settings.to_dict(), versions, network.to_json(), datacube.cube.shape]
+    about = [settings.to_dict(), seed, versions, network.to_json(), datacube.cube.shape]
     digest = hashlib.sha256(json.dumps(about).encode())
     for start in range(0, rows.size, CHUNK):
         digest.update(np.ascontiguousarray(datacube.cube[rows[start : start + CHUNK]]).data)

@@ -24,6 +24,9 @@ SMALLEST_SIZE = 16
 FRAME = 2048
 """Width and height of the images that cutouts come from (pixels)."""
 CUTOUTS_PER_OBJECT = 2
+IMAGES_PER_NIGHT = 8
+FIRST_NIGHT = 60_000.1
+"""Its modified Julian date when it begins (days)."""
 
 # Streams of random numbers: what one class or candidate draws never shifts another's.
 CANDIDATE, OBJECT, IMAGE = range(3)
@@ -149,6 +152,7 @@ def mock_arrays(settings: MockSettings | None = None) -> Datacube:
         row[y : y + ny, x : x + nx] = mock.pixels
     headers = [mock.header for _, mock in mocks]
     columns = {"mags": "MAG", "errmags": "MAGERR", "fwhms": "FWHM", "filters": "FILTER", "candids": "CANDID"}
+    columns |= {"mjds": "MJD"}
     return Datacube.from_columns(
         {key: np.array([header[keyword] for header in headers]) for key, keyword in columns.items()}
         | {
@@ -184,7 +188,9 @@ def _mocks(settings: MockSettings) -> Iterator[tuple[int, _Mock]]:
 
 def _image(settings: MockSettings, number: int) -> Exposure:
     rng = np.random.default_rng([settings.seed, IMAGE, number])
-    return Exposure.draw(rng, f"mock{settings.seed}_{number:04d}.fits", settings.object_fraction)
+    night, nth = divmod(number, IMAGES_PER_NIGHT)
+    mjd = FIRST_NIGHT + night + nth / (3 * IMAGES_PER_NIGHT)
+    return Exposure.draw(rng, f"mock{settings.seed}_{number:04d}.fits", mjd, settings.object_fraction)
 
 
 def _mock(settings: MockSettings, images: list[Exposure], label: int, index: int) -> _Mock:
@@ -196,6 +202,7 @@ def _mock(settings: MockSettings, images: list[Exposure], label: int, index: int
         "CANDID": _candid(settings, label, index),
         "FILTER": exposure.band,
         "FILE": exposure.file,
+        "MJD": exposure.mjd,
         "RA": float(of_object.uniform(0, 360)),
         "DEC": float(np.degrees(np.arcsin(of_object.uniform(-1, 1)))),
     }

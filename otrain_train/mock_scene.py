@@ -24,6 +24,7 @@ class Exposure:
     """What the candidates of one image share. Fluxes in electrons, widths in pixels."""
 
     file: str
+    mjd: float
     band: str
     zero_point: float
     sky: float
@@ -35,10 +36,11 @@ class Exposure:
     names_objects: bool
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, file: str, object_fraction: float) -> "Exposure":
+    def draw(cls, rng: np.random.Generator, file: str, mjd: float, object_fraction: float) -> "Exposure":
         """Draw an image; with a probability of `object_fraction` its candidates name their objects."""
         return cls(
             file=file,
+            mjd=mjd,
             band=str(rng.choice(FILTERS)),
             zero_point=float(rng.uniform(23, 26)),
             sky=float(np.exp(rng.uniform(np.log(50), np.log(5000)))),

@@ -30,6 +30,7 @@ class _Plan:
     # built before it in the same process.
     dropout: float
     seed: int
+    width: float
     seeds: int = 0
     layers: Counter[str] = field(default_factory=Counter)
 
@@ -41,12 +42,20 @@ class _Plan:
         self.layers[kind] += 1
         return f"{kind}_{self.layers[kind]}"
 
+    def units(self, usual: int) -> int:
+        return max(4, round(usual * self.width))
+
     def initializer(self) -> keras.initializers.Initializer:
         return keras.initializers.GlorotUniform(seed=self.next_seed())
 
 
 def build(
-    name: str, shape: tuple[int, int, int], dropout: float = 0.3, seed: int = 0, normalisation: str = "none"
+    name: str,
+    shape: tuple[int, int, int],
+    dropout: float = 0.3,
+    seed: int = 0,
+    normalisation: str = "none",
+    width: float = 1.0,
 ) -> keras.Model:
     """Make an untrained network.
 
@@ -63,6 +72,8 @@ def build(
     normalisation
         Method of `otrain_infer.normalise.Normalisation` that the cutouts have been through: the network begins by
         bringing their pixels to the order of 1, until `fold_scale` takes that out.
+    width
+        Factor by which its layers are wider, of 4 units at least.
 
     Returns
     -------
@@ -83,7 +94,7 @@ def build(
             f"it takes {MIN_SIZE} x {MIN_SIZE} pixels and one plane at least"
         )
     cutouts = keras.Input(shape, name="cutouts")
-    plan = _Plan(dropout, seed)
+    plan = _Plan(dropout, seed, width)
     scale = _scale(ny, nx, normalisation)
     scaled = cutouts if scale == 1.0 else layers.Rescaling(scale, name=SCALE)(cutouts)
     features = NETWORKS[name](scaled, plan)
@@ -91,7 +102,7 @@ def build(
     return keras.Model(cutouts, layers.Softmax(name="score")(logits), name=name)
 
 
-def fold_scale(network: keras.Model) -> keras.Model:
+def fold_scale(network: keras.Model, width: float = 1.0) -> keras.Model:
     """Give the same network without the layer that scales its cutouts: the first convolutions take that over.
 
     Training wants kernels of a usual size; scoring need not multiply every pixel.
@@ -100,6 +111,8 @@ def fold_scale(network: keras.Model) -> keras.Model:
     ----------
     network
         Of `build`.
+    width
+        That it was built with.
 
     Returns
     -------
@@ -109,7 +122,7 @@ def fold_scale(network: keras.Model) -> keras.Model:
     if SCALE not in [layer.name for layer in network.layers]:
         return network
     factor = network.get_layer(SCALE).scale
-    folded = build(network.name, network.input_shape[1:])
+    folded = build(network.name, network.input_shape[1:], width=width)
     for layer in folded.layers:
         weights = network.get_layer(layer.name).get_weights()
         if layer.name in FIRST_CONVOLUTIONS[network.name]:
@@ -174,22 +187,23 @@ def _margins(length: int) -> tuple[int, int]:
 
 
 def _convolution(x: Any, filters: int, plan: _Plan) -> Any:
+    units, kernels = plan.units(filters), plan.initializer()
     return layers.Conv2D(
-        filters, 3, padding="same", activation="relu", name=plan.name("conv"), kernel_initializer=plan.initializer()
+        units, 3, padding="same", activation="relu", name=plan.name("conv"), kernel_initializer=kernels
     )(x)
 
 
 def _scaled_convolution(x: Any, filters: int, plan: _Plan, stride: int = 1) -> Any:
-    x = layers.Conv2D(
-        filters, 3, stride, "same", use_bias=False, name=plan.name("conv"), kernel_initializer=plan.initializer()
-    )(x)
+    units, kernels = plan.units(filters), plan.initializer()
+    x = layers.Conv2D(units, 3, stride, "same", use_bias=False, name=plan.name("conv"), kernel_initializer=kernels)(x)
     # The moving averages must settle within the few hundred steps of a small training set.
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=plan.name("norm"))(x)
     return layers.ReLU(name=plan.name("relu"))(x)
 
 
 def _dense(x: Any, units: int, plan: _Plan) -> Any:
-    return layers.Dense(units, activation="relu", name=plan.name("dense"), kernel_initializer=plan.initializer())(x)
+    kernels = plan.initializer()
+    return layers.Dense(plan.units(units), activation="relu", name=plan.name("dense"), kernel_initializer=kernels)(x)
 
 
 def _dropout(x: Any, plan: _Plan) -> Any:

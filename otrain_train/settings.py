@@ -1,7 +1,9 @@
 """Everything that a training can be told, and the only place of its defaults."""
 
 import math
-from dataclasses import MISSING, asdict, dataclass, fields
+from argparse import BooleanOptionalAction
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from otrain_infer.errors import UsageError
@@ -9,96 +11,199 @@ from otrain_infer.errors import UsageError
 SEEDS = 1 << 32
 """Keras takes seeds below this."""
 
-AUGMENTATIONS = ("flips-turns", "none")
+NETWORKS = ("lite", "otrain")
+AUGMENTATIONS = ("flips-turns", "shifts", "edges", "none")
 CLASS_WEIGHTS = ("balanced", "none")
+GROUP_KEYS = ("groups", "files", "candids", "nights", "none")
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEVICES = ("one", "all", "hosts")
+GATES = ("mcnemar", "none")
+TRACKERS = ("none", "tensorboard", "mlflow", "wandb")
+
+
+def _setting(default: Any, text: str, **option: Any) -> Any:
+    # What the command line needs to know of a setting stands beside its default.
+    return field(default=default, metadata={"help": text, **option})
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How a network is trained. The defaults are the program's; impossible values raise UsageError.
 
+    Each setting is an option of the training commands, under the name that `option_name` gives, and says there what
+    it is. None stands for what suits the data.
+
     Attributes
     ----------
-    network
-        Name of the architecture, of `otrain_train.network.NETWORKS`.
+    network, width
+        Which architecture of `otrain_train.network`, and by what factor its layers are wider.
     normalisation
         Method of `otrain_infer.normalise.Normalisation`.
-    epochs
-        Passes over the training rows; small sets take several for one, see `min_steps`.
-    frac
-        Fraction of all rows kept for validation: they give the final figures and nothing else.
-    holdout
-        Fraction of the other rows that the network does not learn from either: they choose the best epoch, the
-        temperature and, where there are enough, the operating points.
+    epochs, batch_size, min_steps, patience
+        How long: small sets take several passes for one epoch of `min_steps` steps; `patience` 0 never ends it early.
+    frac, holdout, group_key
+        How rows are split: `frac` of all rows give the final figures and nothing else; `holdout` of the others choose
+        the best epoch, the temperature and, where there are enough, the operating points. No group is on two sides.
     threshold
         A candidate is called real from this score on.
-    dropout
-        Fraction of units left out while training.
-    seed
-        Decides all that is drawn at random.
-    batch_size
-        Rows for one step; None takes what suits the number of rows.
-    min_steps
-        Steps that an epoch has at least.
-    learning_rate
-        At the end of the warm-up; from there it falls to 0 along a cosine. None takes what suits the network.
-    warmup
-        Fraction of all steps in which the learning rate rises.
-    weight_decay
-        Of AdamW, for kernels only.
-    patience
-        Epochs without a better one after which training ends; 0 never ends it early.
-    augmentation
-        ``flips-turns`` (the eight of the square; the four of a rectangle) or ``none``.
-    class_weights
-        ``balanced`` gives both classes the same say, so that scores are probabilities where both are equally
-        frequent; ``none`` gives each row the same.
+    dropout, weight_decay, label_smoothing, augmentation, class_weights
+        What keeps a network from learning by heart, and what each class counts.
+    learning_rate, warmup
+        The rate rises in the `warmup` fraction of all steps; from there it falls to 0 along a cosine.
+    frozen_epochs
+        Epochs in which only the dense layers learn, when the training begins from another network.
+    seeds
+        Each decides all that is drawn at random in the training of one network; the first also how rows are split.
+    precision, xla, devices
+        How it is computed; see `otrain_train.devices`.
     """
 
-    network: str = "lite"
-    normalisation: str = "l2"
-    epochs: int = 10
-    frac: float = 0.15
-    holdout: float = 0.15
-    threshold: float = 0.5
-    dropout: float = 0.3
-    seed: int = 0
-    batch_size: int | None = None
-    min_steps: int = 100
-    learning_rate: float | None = None
-    warmup: float = 0.1
-    weight_decay: float = 1e-4
-    patience: int = 0
-    augmentation: str = "flips-turns"
-    class_weights: str = "balanced"
+    network: str = _setting("lite", "architecture: lite, or otrain for the original's", choices=NETWORKS)
+    width: float = _setting(1.0, "factor by which the layers of the network are wider")
+    normalisation: str = _setting("l2", "none, l2, l2-rows or robust")
+    epochs: int = _setting(10, "passes over the training rows; small sets take several for one")
+    frac: float = _setting(0.15, "fraction of the rows kept for validation")
+    holdout: float = _setting(0.15, "fraction of the other rows that choose the best epoch and calibrate")
+    group_key: str = _setting(
+        "groups", "column of the datacube by which rows stay together in splits: %(choices)s", choices=GROUP_KEYS
+    )
+    threshold: float = _setting(0.5, "score from which a candidate is called real")
+    dropout: float = _setting(0.3, "fraction of units left out while training")
+    batch_size: int | None = _setting(None, "rows for one step; if not given, what suits their number", type=int)
+    min_steps: int = _setting(100, "steps that an epoch has at least")
+    learning_rate: float | None = _setting(None, "after the warm-up; from there it falls to 0", type=float)
+    warmup: float = _setting(0.1, "fraction of all steps in which the learning rate rises")
+    weight_decay: float = _setting(1e-4, "of AdamW, for kernels only")
+    patience: int = _setting(0, "epochs without a better one that end training; 0 never does")
+    augmentation: tuple[str, ...] = _setting(
+        ("flips-turns",), "what is done to cutouts while training: %(choices)s", choices=AUGMENTATIONS, nargs="+"
+    )
+    class_weights: str = _setting("balanced", "%(choices)s", choices=CLASS_WEIGHTS)
+    label_smoothing: float = _setting(0.0, "how far labels are moved towards one half, as a fraction")
+    frozen_epochs: int = _setting(2, "epochs in which only the dense layers learn, with --pretrained")
+    seeds: tuple[int, ...] = _setting(
+        (0,),
+        "decides all that is drawn at random; several train an ensemble of as many networks",
+        option="seed",
+        nargs="+",
+        type=int,
+    )
+    precision: str = _setting("fp32", "of the sums while training: %(choices)s", choices=PRECISIONS)
+    xla: bool = _setting(False, "compile the steps with XLA")
+    devices: str = _setting(
+        "one", "one, all GPUs of this machine, or those of all hosts that TF_CONFIG names", choices=DEVICES
+    )
 
     def __post_init__(self) -> None:
+        for name in ("augmentation", "seeds"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("frac", "holdout"):
             self._require(name, 0 < getattr(self, name) < 1, "a fraction between 0 and 1, both excluded")
         self._require("threshold", 0 <= self.threshold <= 1, "a score from 0 to 1")
-        self._require("dropout", 0 <= self.dropout < 1, "a fraction from 0 to 1, 1 excluded")
-        self._require("warmup", 0 <= self.warmup < 1, "a fraction from 0 to 1, 1 excluded")
+        for name in ("dropout", "warmup", "label_smoothing"):
+            self._require(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to 1, 1 excluded")
         self._require(
             "learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "a positive number"
         )
+        self._require("width", 0 < self.width < math.inf, "a positive number")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "zero or a positive number")
         for name in ("epochs", "min_steps"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
-        self._require("seed", 0 <= self.seed < SEEDS, f"0 or more, and below {SEEDS}")
-        self._require("patience", self.patience >= 0, "0 or more")
+        for name in ("patience", "frozen_epochs"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("seeds", all(0 <= seed < SEEDS for seed in self.seeds), f"0 or more, and below {SEEDS}")
+        self._require("seeds", 0 < len(set(self.seeds)) == len(self.seeds), "one number or several different ones")
         self._require("batch_size", self.batch_size is None or self.batch_size >= 1, "1 or more")
-        self._require("augmentation", self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}")
-        self._require("class_weights", self.class_weights in CLASS_WEIGHTS, f"one of {', '.join(CLASS_WEIGHTS)}")
+        self._require(
+            "augmentation",
+            0 < len(self.augmentation) == len(set(self.augmentation))
+            and ("none" not in self.augmentation or self.augmentation == ("none",)),
+            "'none' alone, or some of the others, each once",
+        )
+        for each in fields(self):
+            for value in _values(getattr(self, each.name)):
+                choices = each.metadata.get("choices", (value,))
+                self._require(each.name, value in choices, f"one of {', '.join(map(str, choices))}")
 
     def _require(self, name: str, met: bool, wanted: str) -> None:
         if not met:
-            raise UsageError(f"{name.replace('_', '-')} is {wanted}, not {getattr(self, name)}")
+            given = " ".join(map(str, _values(getattr(self, name))))
+            raise UsageError(f"{option_name(name)} is {wanted}, not {given}")
+
+    @property
+    def seed(self) -> int:
+        """The first of the seeds."""
+        return self.seeds[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Give the plain dictionary for JSON."""
-        return asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def defaults() -> dict[str, Any]:
-    """Give the default of each setting, by name."""
-    return {each.name: each.default for each in fields(TrainSettings) if each.default is not MISSING}
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What goes with a training: what it starts from, what is done around it, and who is told.
+
+    Attributes
+    ----------
+    planes
+        The planes of the datacube to learn from, in order; the names of its planes where it does not say them.
+    note
+        What the card says first of the model.
+    pretrained
+        The model to begin from, a .keras file of this program or its .onnx file.
+    gate
+        ``mcnemar``: a model that does not beat the one it began from on the validation rows does not take its name.
+    tracker
+        Where the settings and figures of the training are sent besides its own folder.
+    tune
+        Trials of a search for better settings before the training; 0 for none.
+    label_folds
+        Parts into which the rows are cut to score each by a network that has not seen it, so that suspicious labels
+        are found among all of them; 0 looks only at those that are not learnt from.
+    """
+
+    planes: tuple[str, ...] | None = None
+    note: str = ""
+    pretrained: Path | None = None
+    gate: str = "mcnemar"
+    tracker: str = "none"
+    tune: int = 0
+    label_folds: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.gate in GATES, f"gate is one of {', '.join(GATES)}, not {self.gate}")
+        _require(self.tracker in TRACKERS, f"tracker is one of {', '.join(TRACKERS)}, not {self.tracker}")
+        _require(self.tune >= 0, f"tune is the number of trials, 0 or more, not {self.tune}")
+        _require(
+            self.label_folds == 0 or self.label_folds >= 2, f"label-folds is 0, or 2 or more, not {self.label_folds}"
+        )
+
+
+def _require(met: bool, sentence: str) -> None:
+    if not met:
+        raise UsageError(sentence)
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def option_name(name: str) -> str:
+    """Give the name of the option that stands for a setting, without the dashes before it."""
+    each = next(each for each in fields(TrainSettings) if each.name == name)
+    return str(each.metadata.get("option", name)).replace("_", "-")
+
+
+def options() -> dict[str, dict[str, Any]]:
+    """Give what the command line needs to know of each setting, by its name: help, default, type, choices, nargs."""
+    found = {}
+    for each in fields(TrainSettings):
+        option = {key: value for key, value in each.metadata.items() if key != "option"}
+        if isinstance(each.default, bool):
+            option["action"] = BooleanOptionalAction
+        else:
+            option.setdefault("type", type(each.default) if "nargs" not in option else str)
+        default: Any = list(_values(each.default)) if "nargs" in option else each.default
+        found[each.name] = option | {"dest": each.name, "default": default}
+    return found

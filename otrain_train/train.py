@@ -31,10 +31,10 @@ from otrain_train.history import write_history
 from otrain_train.metrics import Figures, figures, table, without_nan
 from otrain_train.plots import draw_scores
 from otrain_train.provenance import describe_run, make_card
-from otrain_train.settings import TrainSettings
+from otrain_train.settings import RunSettings, TrainSettings
 from otrain_train.splits import Rows, split_rows
 
-__all__ = ["TrainSettings", "TrainSummary", "fit", "train"]
+__all__ = ["RunSettings", "TrainSettings", "TrainSummary", "fit", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +142,8 @@ def train(
     model_path: Path,
     model_name: str,
     settings: TrainSettings | None = None,
+    around: RunSettings | None = None,
     progress: Progress | None = None,
-    planes: tuple[str, ...] | None = None,
-    note: str = "",
 ) -> TrainSummary:
     """Train a network on a datacube, export it and measure it.
 
@@ -162,12 +161,10 @@ def train(
         Where the models live and what this one is called.
     settings
         How to train; the defaults if not given.
+    around
+        What goes with it; the defaults if not given.
     progress
         Called with the steps done, all steps, and a few words, after each step.
-    planes
-        Names of the planes of a datacube that does not name them itself.
-    note
-        What the card says first of the model.
 
     Returns
     -------
@@ -185,11 +182,11 @@ def train(
     ParityError
         When the exported model scores otherwise than the network.
     """
-    settings = settings or TrainSettings()
+    settings, around = settings or TrainSettings(), around or RunSettings()
     Normalisation(settings.normalisation)
     files = _Files.named(Path(model_path), model_name)
     files.protect(Path(cube))
-    datacube = Datacube.load(cube, planes)
+    datacube = Datacube.load(cube, around.planes)
     if not set(datacube.planes) <= set(PLANES):
         raise UsageError(f"'{cube}' does not say which {len(datacube.planes)} planes it holds: name them with --planes")
     rows = usable_rows(datacube)
@@ -202,7 +199,7 @@ def train(
     calibration = _calibrate(fitted, datacube)
     run = describe_run(Path(cube), datacube, validation, fitted)
     with replacing(files.model) as part:
-        card = make_card(model_name, datacube, fitted, calibration, run, note)
+        card = make_card(model_name, datacube, fitted, calibration, run, around.note)
         some = datacube.select(_spread(validation, MAX_ROWS))
         card = export(fitted.model, card, part, some.cube)
         scorer = Scorer(part)
@@ -228,7 +225,7 @@ def train(
         _write_folder(summary, run, fitted, datacube.labels[validation], scores)
         _write_validation(datacube, validation, files.validation)
     if not fitted.interrupted:
-        checkpoint.remove(checkpoint_path(files.folder))
+        checkpoint.remove(checkpoint_path(files.folder, settings.seed))
     return summary
 
 

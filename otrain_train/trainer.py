@@ -55,18 +55,20 @@ class Trainer:
     network
         From `otrain_train.network.build`; trained in place.
     settings
-        Learning rate, weight decay, augmentation, seed.
+        Learning rate, weight decay, augmentation.
+    seed
+        Decides what is drawn at random.
     steps
         Of the whole training, which the learning rate follows.
     rate
         The highest learning rate.
     """
 
-    def __init__(self, network: Any, settings: TrainSettings, steps: int, rate: float) -> None:
+    def __init__(self, network: Any, settings: TrainSettings, seed: int, steps: int, rate: float) -> None:
         self.network = network
         self._settings, self._steps, self._rate = settings, steps, rate
         cutouts = keras.Input(network.input_shape[1:])
-        turned = FlipsAndTurns(settings.seed)(cutouts) if settings.augmentation == "flips-turns" else cutouts
+        turned = FlipsAndTurns(seed)(cutouts) if "flips-turns" in settings.augmentation else cutouts
         head = keras.Model(network.input, network.get_layer("logits").output)
         self._model = keras.Model(cutouts, head(turned))
         self._optimizer = keras.optimizers.AdamW(rate, settings.weight_decay)

@@ -16,6 +16,7 @@ HEADER = {
     "DEC": -3.25,
     "FILE": "night1.fits",
     "FWHMPSF": 3.0,
+    "MJD": 60000.25,
 }
 
 

@@ -39,6 +39,7 @@ def test_pixels_and_header_are_those_of_the_file(folder):
         "DEC": -3.25,
         "XPOS": 500.0,
         "YPOS": 400.0,
+        "MJD": 60000.25,
     }
     assert not cutouts.flags.any()
     assert cutouts.usable.all()

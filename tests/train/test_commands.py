@@ -6,7 +6,8 @@ import pytest
 from otrain_infer.cli import infer
 from otrain_infer.scorer import Scorer
 from otrain_infer.table import read_table
-from otrain_train.cli import convert, export, mock, train
+from otrain_train.cli import convert, mock, train
+from otrain_train.cli_export import export
 from otrain_train.datacube import Datacube
 
 SHORT = ["--epochs", "2", "--min-steps", "5", "--learning-rate", "0.001"]

@@ -143,7 +143,13 @@ def test_rows_are_what_the_scoring_reader_gives(tmp_path):
     np.testing.assert_array_equal(rows.cube, found.pixels)
     assert np.isnan(rows.cube).any()
     assert (rows.planes, rows.size) == (("SCI", "DIFF"), (21, 21))
-    for key, keyword in {"mags": "MAG", "errmags": "MAGERR", "fwhms": "FWHM", "filters": "FILTER"}.items():
+    for key, keyword in {
+        "mags": "MAG",
+        "errmags": "MAGERR",
+        "fwhms": "FWHM",
+        "filters": "FILTER",
+        "mjds": "MJD",
+    }.items():
         np.testing.assert_array_equal(getattr(rows, key), found.header[keyword])
     made = mock_arrays(settings)
     assert sorted(rows.groups) == sorted(made.groups)

@@ -72,6 +72,7 @@ def test_what_is_written_is_what_the_original_reads(tmp_path):
         "planes": ("<U", (2,)),
         "files": text,
         "groups": text,
+        "mjds": ("<f", (7,)),
     }
 
 

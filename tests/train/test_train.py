@@ -20,11 +20,11 @@ from otrain_train.datacube import Datacube, sha256
 from otrain_train.fit import checkpoint_path, class_weights, fit, suitable_batch
 from otrain_train.metrics import figures
 from otrain_train.network import LEARNING_RATES
-from otrain_train.settings import TrainSettings, defaults
+from otrain_train.settings import RunSettings, TrainSettings, option_name, options
 from otrain_train.train import train, usable_rows
 from otrain_train.trainer import FlipsAndTurns, learning_rate
 
-QUICK = TrainSettings(epochs=3, min_steps=4, batch_size=16, seed=5)
+QUICK = TrainSettings(epochs=3, min_steps=4, batch_size=16, seeds=(5,))
 WHOLE = replace(QUICK, min_steps=20)
 
 
@@ -76,7 +76,7 @@ def test_another_setting_gives_another_network_and_starts_anew(straight, tmp_pat
     cube, first = straight
     fit(cube, every_row(cube), replace(QUICK, epochs=1), tmp_path)
     with caplog.at_level(logging.WARNING):
-        other = fit(cube, every_row(cube), replace(QUICK, seed=6, epochs=1), tmp_path)
+        other = fit(cube, every_row(cube), replace(QUICK, dropout=0.2, epochs=1), tmp_path)
     assert "starts anew" in caplog.text
     assert other.history[0] != first.history[0]
 
@@ -158,7 +158,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
     settings = replace(QUICK, network="otrain", normalisation="none")
     with pytest.raises(UsageError, match=r"no longer a number in epoch 1.*learning rate.*'none'"):
         fit(replace(cube, cube=pixels), every_row(cube), settings, tmp_path)
-    assert not checkpoint_path(tmp_path).exists()
+    assert not checkpoint_path(tmp_path, 5).exists()
 
 
 def test_too_little_to_train_on_is_said(tmp_path):
@@ -171,7 +171,7 @@ def test_too_little_to_train_on_is_said(tmp_path):
 
 def test_a_damaged_state_is_not_taken_over(straight, tmp_path, caplog):
     cube, first = straight
-    path = checkpoint_path(tmp_path)
+    path = checkpoint_path(tmp_path, 5)
     path.parent.mkdir()
     path.write_bytes(b"PK\3\4 not a state")
     with caplog.at_level(logging.WARNING):
@@ -191,7 +191,7 @@ def progress(step, steps, text):
         print("there", flush=True)
         time.sleep(120)
 
-train(Path(sys.argv[1]), Path(sys.argv[2]), "N", TrainSettings(**eval(sys.argv[4])), progress)
+train(Path(sys.argv[1]), Path(sys.argv[2]), "N", TrainSettings(**eval(sys.argv[4])), None, progress)
 print("done", flush=True)
 """
 
@@ -231,7 +231,7 @@ def test_killed_training_goes_on_and_ends_alike(done, tmp_path):
     assert not list(here.glob("*.onnx")) + list(here.glob("*.keras"))
     assert counts_alive(tmp_path) == []
     seen = []
-    train(path, tmp_path, "N", WHOLE, lambda step, _steps, _text: seen.append(step))
+    train(path, tmp_path, "N", WHOLE, None, lambda step, _steps, _text: seen.append(step))
     assert seen[0] == 2 * WHOLE.min_steps + 1
     assert np.array_equal(scores_of(tmp_path, cube), scores_of(folder, cube))
     assert (here / "N/history.csv").read_bytes() == (folder / "CNN_training/N/history.csv").read_bytes()
@@ -247,11 +247,11 @@ def test_ctrl_c_leaves_the_best_model_so_far(done, tmp_path):
     assert run["interrupted"]
     assert 1 <= run["epochs"] < WHOLE.epochs
     assert np.isfinite(scores_of(tmp_path, cube)).all()
-    assert checkpoint_path(tmp_path / "CNN_training/N").exists()
+    assert checkpoint_path(tmp_path / "CNN_training/N", 5).exists()
     # The same command then goes on, and ends as if nothing had happened.
     train(path, tmp_path, "N", WHOLE)
     assert np.array_equal(scores_of(tmp_path, cube), scores_of(folder, cube))
-    assert not checkpoint_path(tmp_path / "CNN_training/N").parent.exists()
+    assert not checkpoint_path(tmp_path / "CNN_training/N", 5).parent.exists()
 
 
 def test_ctrl_c_before_the_first_epoch_is_over_leaves_no_model(tmp_path):
@@ -260,7 +260,7 @@ def test_ctrl_c_before_the_first_epoch_is_over_leaves_no_model(tmp_path):
 
     make_cube().save(tmp_path / "cube.npz")
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cube.npz", tmp_path, "N", WHOLE, press)
+        train(tmp_path / "cube.npz", tmp_path, "N", WHOLE, None, press)
     assert not list(tmp_path.rglob("*.onnx"))
 
 
@@ -305,7 +305,7 @@ def test_the_figures_are_those_of_the_exported_model_on_the_validation_rows(done
     assert card.planes == validation.planes
     assert card.normalisation.method == WHOLE.normalisation
     assert card.calibration["prior"] == 0.5
-    assert card.training["settings"]["seed"] == WHOLE.seed
+    assert card.training["settings"]["seeds"] == [WHOLE.seed]
     assert card.golden is not None
 
 
@@ -360,7 +360,7 @@ def test_a_place_that_cannot_be_written_is_found_out_at_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
     steps = []
     with pytest.raises(OutputError, match="nothing can be written in"):
-        train(tmp_path / "cube.npz", tmp_path / "file", "N", QUICK, lambda *args: steps.append(args))
+        train(tmp_path / "cube.npz", tmp_path / "file", "N", QUICK, None, lambda *args: steps.append(args))
     assert steps == []
 
 
@@ -406,15 +406,15 @@ def test_a_read_only_cube_is_enough(tmp_path):
         ("learning_rate", float("inf")),
         ("weight_decay", -1),
         ("patience", -1),
-        ("seed", -1),
+        ("seeds", (-1,)),
         ("min_steps", 0),
         ("warmup", 1),
-        ("augmentation", "shear"),
+        ("augmentation", ("shear",)),
         ("class_weights", "some"),
     ],
 )
 def test_impossible_settings_are_refused(name, value):
-    with pytest.raises(UsageError, match=name.replace("_", "-")):
+    with pytest.raises(UsageError, match=option_name(name)):
         TrainSettings(**{name: value})
 
 
@@ -427,9 +427,8 @@ def test_unknown_normalisation_and_network_are_refused_before_training(tmp_path)
 
 
 def test_defaults_are_those_of_the_settings():
-    assert defaults() == TrainSettings().to_dict()
     promised = {"epochs": 10, "frac": 0.15, "dropout": 0.3, "threshold": 0.5}
-    assert {name: defaults()[name] for name in promised} == promised
+    assert {name: options()[name]["default"] for name in promised} == promised
 
 
 @pytest.mark.parametrize(("shape", "ways"), [((4, 4), 8), ((3, 5), 4)])
@@ -490,7 +489,7 @@ def test_planes_without_names_are_asked_for(tmp_path):
     np.savez(tmp_path / "old.npz", cube=cube.cube, labels=cube.labels)
     with pytest.raises(UsageError, match="name them with --planes"):
         train(tmp_path / "old.npz", tmp_path, "m", QUICK)
-    summary = train(tmp_path / "old.npz", tmp_path, "m", QUICK, planes=("SCI", "DIFF"), note="For tests.")
+    summary = train(tmp_path / "old.npz", tmp_path, "m", QUICK, RunSettings(("SCI", "DIFF"), "For tests."))
     card = Scorer(summary.model).card
     assert card.planes == ("SCI", "DIFF")
     assert card.description.startswith("For tests. Trained on")

@@ -1,0 +1,122 @@
+"""The command otrain-export: networks of this program and of others become ONNX files."""
+
+import logging
+from argparse import HelpFormatter, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otrain_infer.command import DONE, run, score
+from otrain_infer.errors import UsageError
+from otrain_train.config import ConfigParser, plane_names
+from otrain_train.quiet import start_tensorflow
+
+if TYPE_CHECKING:
+    from otrain_infer.card import ModelCard
+    from otrain_infer.normalise import Pixels
+
+log = logging.getLogger("otrain.train")
+
+FOREIGN = {
+    "planes": ("DIFF",),
+    "normalisation": "robust",
+    "padding": "object,0,after",
+    "size": None,
+    "threshold": 0.5,
+    "name": None,
+}
+"""What otrain-export takes for a network without a card where it is not told otherwise."""
+
+
+def _export_parser() -> ConfigParser:
+    parser = ConfigParser(
+        prog="otrain-export",
+        description="Export a Keras network (.keras, .h5 of Keras 2 or 3) to ONNX. What it was trained with is told by "
+        "--card for networks of otrain-train, and by the other options for those of other projects.",
+        formatter_class=HelpFormatter,
+    )
+    option = parser.add_argument
+    option("model", type=Path, help="the .keras or .h5 file")
+    option("--output", type=Path, required=True, help="the ONNX file to write")
+    option("--card", type=Path, help="ONNX file that otrain-train wrote for this network: its card says all the rest")
+    option("--name", help="name of the model; if not given, that of the file")
+    option("--planes", type=plane_names, help="planes that it was trained on, in order; if not given, DIFF")
+    option(
+        "--size", type=int, nargs=2, metavar=("NY", "NX"), help="size of its cutouts, where its input leaves it free"
+    )
+    option("--normalisation", help="none, l2, l2-rows or robust; if not given, robust")
+    option("--padding", help="side (object or corner), value, before or after scaling; if not given, object,0,after")
+    option("--threshold", type=score, help="score from which a candidate is called real; if not given, 0.5")
+    option("--precision", choices=("fp32", "fp16"), default="fp32", help="fp32, or fp16 for GPUs; if not given, fp32")
+    option("--calibration-cube", type=Path, help="datacube of real cutouts on which the export is checked")
+    return parser
+
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """Run otrain-export."""
+    return run(_export_parser(), _export, argv)
+
+
+def _export(arguments: Namespace) -> int:
+    _check_output(arguments)
+    rows = _rows_of(arguments.calibration_cube)
+    start_tensorflow()
+    card = _export_with_card(arguments, rows) if arguments.card else _export_foreign(arguments, rows)
+    parity: dict[str, Any] = card.metrics["parity"]
+    made_up = "made-up " if parity["rows_from"] == "synthetic" else ""
+    print(
+        f"{arguments.output}: differs from the network by at most {parity['max_difference']:.2g} "
+        f"(allowed {parity['tolerance']:g}) on {parity['rows']} {made_up}cutouts"
+    )
+    return DONE
+
+
+def _check_output(arguments: Namespace) -> None:
+    output = arguments.output
+    if not output.name or output.is_dir():
+        raise UsageError(f"'{output}' is not the name of a file: say which ONNX file --output is to be")
+    inputs = [each for each in (arguments.model, arguments.card, arguments.calibration_cube) if each and each.exists()]
+    if output.exists() and any(output.samefile(each) for each in inputs):
+        raise UsageError(f"the output '{output}' is one of the inputs: name another")
+
+
+def _export_with_card(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
+    from otrain_infer.scorer import Scorer
+
+    told = [f"--{name}" for name in FOREIGN if getattr(arguments, name) is not None]
+    if told:
+        raise UsageError(f"--card says all that {', '.join(told)} would: give one or the other")
+    card = Scorer(arguments.card).card
+    if rows is None and card.golden:
+        rows = card.golden.pixels
+    from otrain_train.export import export as export_network
+
+    return export_network(arguments.model, card, arguments.output, rows, arguments.precision)
+
+
+def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
+    from otrain_infer.normalise import Normalisation, Padding
+
+    told = {name: getattr(arguments, name) for name in FOREIGN if getattr(arguments, name) is not None}
+    chosen: dict[str, Any] = FOREIGN | told
+    for name in ("planes", "normalisation"):
+        if name not in told:
+            taken = chosen[name] if isinstance(chosen[name], str) else ",".join(chosen[name])
+            log.warning(
+                "no --%s was given, taking %s: if the network was trained with another, its scores will be wrong and "
+                "nothing can tell",
+                name,
+                taken,
+            )
+    chosen["normalisation"] = Normalisation(chosen["normalisation"], Padding.parse(chosen.pop("padding")))
+    from otrain_train.export import export_file
+
+    return export_file(arguments.model, arguments.output, precision=arguments.precision, rows=rows, **chosen)
+
+
+def _rows_of(cube: Path | None) -> "Pixels | None":
+    if cube is None:
+        return None
+    from otrain_train.datacube import Datacube
+
+    return Datacube.load(cube).cube
