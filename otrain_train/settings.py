@@ -3,6 +3,7 @@
 import math
 from argparse import BooleanOptionalAction
 from dataclasses import asdict, dataclass, field, fields
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("augmentation", "seeds"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._make_whole("epochs", "min_steps", "patience", "frozen_epochs", "seeds")
+        if self.batch_size is not None:
+            self._make_whole("batch_size")
         for name in ("frac", "holdout"):
             self._require(name, 0 < getattr(self, name) < 1, "a fraction between 0 and 1, both excluded")
         self._require("threshold", 0 <= self.threshold <= 1, "a score from 0 to 1")
@@ -124,6 +128,16 @@ class TrainSettings:
             for value in _values(getattr(self, each.name)):
                 choices = each.metadata.get("choices", (value,))
                 self._require(each.name, value in choices, f"one of {', '.join(map(str, choices))}")
+
+    def _make_whole(self, *names: str) -> None:
+        # Numbers of numpy are taken as well, and made such as JSON takes.
+        for name in names:
+            value = getattr(self, name)
+            try:
+                whole = tuple(map(index, value)) if isinstance(value, tuple) else index(value)
+                object.__setattr__(self, name, whole)
+            except TypeError:
+                self._require(name, False, "a whole number")
 
     def _require(self, name: str, met: bool, wanted: str) -> None:
         if not met:
@@ -175,6 +189,10 @@ class RunSettings:
         _require(self.gate in GATES, f"gate is one of {', '.join(GATES)}, not {self.gate}")
         _require(self.tracker in TRACKERS, f"tracker is one of {', '.join(TRACKERS)}, not {self.tracker}")
         _require(self.tune >= 0, f"tune is the number of trials, 0 or more, not {self.tune}")
+        _require(
+            not (self.tune and self.pretrained),
+            "--tune seeks a width and a normalisation, and --pretrained brings both: give one or the other",
+        )
         _require(
             self.label_folds == 0 or self.label_folds >= 2, f"label-folds is 0, or 2 or more, not {self.label_folds}"
         )
