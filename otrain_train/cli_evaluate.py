@@ -1,10 +1,10 @@
 """The commands that judge models and their scores: one parser and one short function each; heavy imports are inside."""
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from otrain_infer.command import DONE, number, run, score
+from otrain_infer.command import DONE, NOTHING_SCORED, number, run, score
 from otrain_train.config import ConfigParser, reporting
 from otrain_train.quiet import start_tensorflow
 
@@ -16,8 +16,8 @@ def _diagnostics_parser() -> ConfigParser:
     option = parser.add_argument
     _add_model(parser)
     option("--path-diagnostics", type=Path, default=Path("diagnostics"), help="folder for the results")
-    option("--report", action="store_true", help="write report.html as well")
-    option("--seed", type=int, default=0, help="decides which of the well classified are shown")
+    option("--report", action=BooleanOptionalAction, default=False, help="write report.html as well")
+    option("--seed", type=_seed, default=0, help="decides which of the well classified are shown")
     return parser
 
 
@@ -28,18 +28,27 @@ def _add_model(parser: ConfigParser) -> None:
     option("--threshold", type=score, help="score from which a candidate is called real; if not given, the model's")
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    return int(text)
+
+
 def diagnostics(argv: Sequence[str] | None = None) -> int:
     """Run otrain-diagnostics."""
     return run(_diagnostics_parser(), _diagnostics, argv)
 
 
 def _diagnostics(arguments: Namespace) -> int:
+    if arguments.report:
+        start_tensorflow()
     from otrain_train.diagnostics import diagnose
 
     cube, model, folder = arguments.path_cube_validation, arguments.model_path, arguments.path_diagnostics
     with reporting("cutouts") as report:
-        print(diagnose(cube, model, folder, arguments.threshold, arguments.seed, arguments.report, report))
-    return DONE
+        found = diagnose(cube, model, folder, arguments.threshold, arguments.seed, arguments.report, report)
+    print(found)
+    return DONE if found.assessment.figures.n else NOTHING_SCORED
 
 
 def _plot_results_parser() -> ConfigParser:
@@ -48,7 +57,7 @@ def _plot_results_parser() -> ConfigParser:
     )
     _add_model(parser)
     parser.add_argument("--path-plots", type=Path, default=Path("plots"), help="folder for the plots")
-    parser.add_argument("--seed", type=int, default=0, help="decides the resampling that gives the confidence bands")
+    parser.add_argument("--seed", type=_seed, default=0, help="decides the resampling that gives the confidence bands")
     return parser
 
 
@@ -62,8 +71,9 @@ def _plot_results(arguments: Namespace) -> int:
 
     cube, model, folder = arguments.path_cube_validation, arguments.model_path, arguments.path_plots
     with reporting("cutouts") as report:
-        print(plot(cube, model, folder, arguments.threshold, arguments.seed, report))
-    return DONE
+        summary = plot(cube, model, folder, arguments.threshold, arguments.seed, report)
+    print(summary)
+    return DONE if summary.real + summary.bogus else NOTHING_SCORED
 
 
 def _checkinfer_parser() -> ConfigParser:
@@ -107,7 +117,7 @@ def _grad_cam_parser() -> ConfigParser:
     option("--cam-path", type=Path, default=Path(), help="folder in which grad_cam receives the pictures")
     option("--n-random", type=int, default=30, help="well classified cutouts of each class to show, drawn at random")
     option("--threshold", type=score, help="score from which a candidate is called real; if not given, the model's")
-    option("--seed", type=int, default=0, help="decides which of the well classified are shown")
+    option("--seed", type=_seed, default=0, help="decides which of the well classified are shown")
     return parser
 
 

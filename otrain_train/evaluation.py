@@ -19,6 +19,9 @@ from otrain_train.splits import Rows
 
 log = logging.getLogger(__name__)
 
+Progress = Callable[[int, int, str], None]
+"""Takes how much is done of all there is, and a few words."""
+
 CHUNK = 1024
 
 OUTCOMES = {"FP": (0, True), "FN": (1, False), "TP": (1, True), "TN": (0, False)}
@@ -122,6 +125,22 @@ def evaluate(
     if unscored:
         log.warning("%d of %d cutouts have no score (blank in a plane) and are left out", unscored, len(datacube))
     return Evaluation(datacube, scores, scorer.card.threshold if threshold is None else threshold, scorer)
+
+
+def evaluate_file(
+    cube: Path, model: Path, threshold: float | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Score the rows of a datacube file with a model file, as `open_model`, `load_for` and `evaluate` do."""
+    scorer = open_model(model)
+    datacube, done = load_for(cube, scorer), 0
+
+    def scored(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, len(datacube), "scoring")
+
+    return evaluate(datacube, scorer, threshold, scored)
 
 
 def open_model(path: Path) -> Scorer:
