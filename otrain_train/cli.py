@@ -121,7 +121,7 @@ def _train(arguments: Namespace) -> int:
     settings = settings_of(arguments)
     around = RunSettings(**{each.name: getattr(arguments, each.name) for each in fields(RunSettings)})
     open_npz(arguments.cube, ["cube", "labels"])  # TensorFlow takes seconds to start: complain before
-    start_tensorflow()
+    start_tensorflow(look_for_devices=settings.devices != "hosts")
     from otrain_train.train import train as train_network
 
     with reporting("steps") as report:
@@ -142,10 +142,13 @@ def _optimise_parser() -> ConfigParser:
     option("--model-name", required=True, help="name of the models")
     option("--n-sections", type=int, default=20, help="sizes to train on")
     option("--outdir", type=Path, default=Path(), help="folder for the plots and the table")
+    option(
+        "--planes", type=plane_names, help="planes to learn from, such as DIFF; their names where it does not say them"
+    )
     option("--repeats", type=int, default=3, help="trainings of each size, each with a seed of its own")
     option("--tolerance", type=float, default=0.01, help="loss of MCC at which a size is still acceptable")
     option("--processes", type=int, help="trainings at a time; if not given, as many as processors and memory allow")
-    add_settings(parser, without=("frac", "devices"))
+    add_settings(parser, without=("devices", "frozen_epochs"))
     return parser
 
 
@@ -158,7 +161,8 @@ def _optimise_dataset_size(arguments: Namespace) -> int:
     from otrain_train.optimise_dataset_size import SizeSettings
     from otrain_train.optimise_dataset_size import optimise_dataset_size as optimise
 
-    study = SizeSettings(arguments.n_sections, arguments.repeats, arguments.tolerance, arguments.processes)
+    given = arguments.n_sections, arguments.repeats, arguments.tolerance, arguments.processes, arguments.planes
+    study = SizeSettings(*given)
     folder = arguments.model_path / "CNN_training"
     with reporting("trainings") as report:
         cube, name, outdir = arguments.cube, arguments.model_name, arguments.outdir
