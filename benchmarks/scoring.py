@@ -19,7 +19,7 @@ import otrain_infer
 from otrain_infer import Scorer, read_cutouts
 from otrain_infer.card import INPUT, OUTPUT
 from otrain_infer.cutouts import NUMBERS, TEXTS
-from otrain_infer.scorer import DEFAULT_MODEL
+from otrain_infer.session import DEFAULT_MODEL
 from otrain_train.mock import MockSettings, write_mock
 
 COUNT = 1024

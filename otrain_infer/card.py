@@ -21,6 +21,8 @@ PLANES = ("SCI", "REF", "DIFF")
 
 INPUT = "cutouts"
 OUTPUT = "score"
+SPREAD = "spread"
+"""The second output of an ensemble: how far apart the scores of its networks are."""
 
 
 @dataclass(frozen=True, slots=True)

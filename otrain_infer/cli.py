@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from otrain_infer.cutouts import Cutouts
     from otrain_infer.scorer import Scorer
 
-    Part = tuple[Cutouts, npt.NDArray[np.float32]]
+    Part = tuple[Cutouts, npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 log = logging.getLogger("otrain.infer")
 
@@ -64,7 +64,7 @@ def infer(argv: Sequence[str] | None = None) -> int:
 
 def _infer(arguments: Namespace) -> int:
     from otrain_infer import table
-    from otrain_infer.scorer import Scorer, correct_for_ratio
+    from otrain_infer.scorer import Scorer, correct_for_ratio, correct_spread_for_ratio
 
     sources = _find_sources(arguments.cutouts)
     output = arguments.output or _default_output(sources)
@@ -73,11 +73,12 @@ def _infer(arguments: Namespace) -> int:
     threads = available_processors() if arguments.threads is None else arguments.threads
     scorer = Scorer(arguments.model, arguments.device, threads, arguments.batch_size)
     _announce(scorer, arguments)
-    cutouts, scores = table.join_parts(list(_score(scorer, sources)))
+    cutouts, scores, spreads = table.join_parts(list(_score(scorer, sources)))
     if arguments.edge == "skip":
-        scores[cutouts.at_edge] = math.nan
+        scores[cutouts.at_edge] = spreads[cutouts.at_edge] = math.nan
+    spreads = correct_spread_for_ratio(spreads, scores, arguments.prob_ratio)
     scores = correct_for_ratio(scores, arguments.prob_ratio)
-    _save(table.build_table(cutouts, scores, scorer.identity), output)
+    _save(table.build_table(cutouts, scores, scorer.identity, spreads if scorer.has_spread else None), output)
     return _summarise(cutouts, scores, scorer.card.threshold if arguments.threshold is None else arguments.threshold)
 
 
@@ -163,10 +164,10 @@ def _score(scorer: "Scorer", sources: Sequence[str]) -> "Iterator[Part]":
     if _is_datacube(sources[0]):
         total = count_rows(sources[0])
         rows = iter_datacube(sources[0], scorer.card)
-        parts: Iterator[Part] = ((part.without_pixels(), scorer.score(part)) for part in rows)
+        parts: Iterator[Part] = ((part.without_pixels(), *scorer.score_with_spread(part)) for part in rows)
     else:
         total = len(sources)
-        parts = scorer.score_each(sources)
+        parts = scorer.score_each_with_spread(sources)
     with progress(total, "cutouts") as bar:
         for part in parts:
             yield part

@@ -5,7 +5,8 @@ OtrainError
 ├── SourceError        cutouts that are not where they should be        OSError
 ├── DatacubeError      an .npz file that is not a usable datacube       ValueError
 ├── ModelError         a model file that cannot be used                 ValueError
-│   └── ParityError    an exported model that scores otherwise          ValueError
+│   ├── ParityError    an exported model that scores otherwise          ValueError
+│   └── GateError      a new model that is no better than the old one   ValueError
 ├── DeviceError        a device that was asked for and cannot be had    RuntimeError
 ├── OutputError        a result that could not be written               OSError
 └── MissingExtraError  an optional dependency that is not installed     ImportError
@@ -37,6 +38,10 @@ class ModelError(OtrainError, ValueError):
 
 class ParityError(ModelError):
     """An exported model that scores otherwise than the network it came from."""
+
+
+class GateError(ModelError):
+    """A new model that does not beat the one that it began from."""
 
 
 class DeviceError(OtrainError, RuntimeError):

@@ -14,7 +14,8 @@ import numpy as np
 from otrain_infer.card import ModelCard
 from otrain_infer.command import available_processors
 from otrain_infer.errors import MissingExtraError, ModelError, OtrainError
-from otrain_infer.scorer import Scorer, import_runtime, installed_runtimes
+from otrain_infer.scorer import Scorer
+from otrain_infer.session import import_runtime, installed_runtimes
 
 TOLERANCE = 1e-4
 """Largest difference allowed between a golden score and the one found here."""
@@ -53,6 +54,7 @@ def describe(model: Model) -> str:
         "normalisation": f"{card.normalisation.method}, each plane of each cutout on its own",
         "padding": f"side {padding.side}, value {padding.value:g}, {padding.when} scaling",
         "threshold": f"{card.threshold:g}",
+        "outputs": _outputs_in_words(scorer),
         "golden cutouts": str(len(card.golden.scores) if card.golden else 0),
     }
     sections = [_aligned(said)]
@@ -66,6 +68,13 @@ def describe(model: Model) -> str:
         if content:
             sections.append(f"{title}\n{_aligned({key: _in_words(value) for key, value in content.items()})}")
     return "\n\n".join(sections)
+
+
+def _outputs_in_words(scorer: Scorer) -> str:
+    if not scorer.has_spread:
+        return "score"
+    members = scorer.card.training.get("members", "several")
+    return f"score, the mean of {members} networks, and spread, the standard deviation of theirs"
 
 
 def _aligned(said: dict[str, str]) -> str:

@@ -1,27 +1,26 @@
-"""The scorer: one ONNX session, fed in micro-batches, that gives each row its score or NaN."""
+"""The scorer: one ONNX session, fed in micro-batches, that gives each row its score, and its spread, or NaN."""
 
 import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import metadata, resources
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, ModelCard
+from otrain_infer.card import INPUT, OUTPUT, SPREAD
 from otrain_infer.chunks import map_in_order, split
 from otrain_infer.cutouts import CHUNK, CutoutReader, Cutouts, reader_for
-from otrain_infer.errors import DeviceError, MissingExtraError, ModelError, UsageError
+from otrain_infer.errors import UsageError
 from otrain_infer.normalise import Pixels, as_kernels_take, find_blank
+from otrain_infer.session import DEFAULT_MODEL, check_model, open_session, read_model
 from otrain_infer.sources import Source, list_sources
 
 Scores = npt.NDArray[np.float32]
+Outputs = list[Scores]
 
-DEFAULT_MODEL = "default.onnx"
-RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 """Rows of a micro-batch: past these a processor gains nothing, and memory grows."""
 
@@ -66,7 +65,7 @@ class Scorer:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"a batch of {batch_size} cutouts is none: give 1 or more")
         self._source = "the model" if isinstance(model, bytes) else f"'{model or DEFAULT_MODEL}'"
-        self._content = _read_model(model)
+        self._content = read_model(model)
         self._asked_device = device
         self.threads = threads
         self._asked_batch_size = batch_size
@@ -75,10 +74,10 @@ class Scorer:
     def _open(self) -> None:
         self._pid = os.getpid()
         self._buffers = threading.local()
-        self._session = _open_session(self._content, self._asked_device, self._source)
+        self._session = open_session(self._content, self._asked_device, self._source)
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         self.batch_size = self._asked_batch_size or BATCH_SIZES[self.device]
-        self.card = _check_model(self._session, self._source)
+        self.card, self._outputs = check_model(self._session, self._source)
         self._session.run([OUTPUT], {INPUT: np.zeros((1, *self.card.shape), np.float32)})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,6 +104,11 @@ class Scorer:
         return f"{self.card.name}-{self.card.version}@{self.sha256[:8]}"
 
     @property
+    def has_spread(self) -> bool:
+        """Whether the model is an ensemble that tells how far apart the scores of its networks are."""
+        return SPREAD in self._outputs
+
+    @property
     def reader(self) -> CutoutReader:
         """The reader of the cutouts that this model takes."""
         return reader_for((), card=self.card)
@@ -127,14 +131,18 @@ class Scorer:
         UsageError
             When the cutouts are anything else, or of another size or number of planes.
         """
-        if not isinstance(cutouts, Cutouts):
-            raise UsageError(
-                f"score takes Cutouts, as read_cutouts gives, not {type(cutouts).__name__}; "
-                "score_sources takes paths and bytes, score_pixels an array"
-            )
+        _check_cutouts(cutouts)
         scores = self.score_pixels(cutouts.pixels)
         scores[~cutouts.usable] = np.nan
         return scores
+
+    def score_with_spread(self, cutouts: Cutouts) -> tuple[Scores, Scores]:
+        """Score cutouts as `score` does, and give the spreads as of `score_pixels_with_spread` besides."""
+        _check_cutouts(cutouts)
+        both = self.score_pixels_with_spread(cutouts.pixels)
+        for each in both:
+            each[~cutouts.usable] = np.nan
+        return both
 
     def score_pixels(self, pixels: Pixels) -> Scores:
         """Score raw pixels that are already in memory.
@@ -154,6 +162,26 @@ class Scorer:
         UsageError
             When these are not real numbers, or their shape is not the model's.
         """
+        (scores,) = self._score_pixels(pixels, [OUTPUT])
+        return scores
+
+    def score_pixels_with_spread(self, pixels: Pixels) -> tuple[Scores, Scores]:
+        """Score raw pixels as `score_pixels` does, and tell in the same pass how far the networks are apart.
+
+        Parameters and errors are those of `score_pixels`.
+
+        Returns
+        -------
+        scores : ndarray
+            float32 (n,), those of `score_pixels`.
+        spreads : ndarray
+            float32 (n,), the standard deviation of the scores that the networks of an ensemble give; NaN where there
+            is no score, and for every row where the model is a single network (see `has_spread`).
+        """
+        scores, *spreads = self._score_pixels(pixels, self._outputs)
+        return scores, spreads[0] if spreads else np.full_like(scores, np.nan)
+
+    def _score_pixels(self, pixels: Pixels, outputs: list[str]) -> Outputs:
         pixels = np.asarray(pixels)
         if pixels.dtype.kind not in "biuf":
             raise UsageError(f"pixels are real numbers, not {pixels.dtype}")
@@ -163,7 +191,8 @@ class Scorer:
         self._reopen_after_fork()
         batches = (pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size))
         threads = self.threads if len(pixels) > self.batch_size else 1
-        return np.concatenate([np.empty(0, np.float32), *map_in_order(self._score_batch, batches, threads)])
+        parts = map_in_order(partial(self._score_batch, outputs=outputs), batches, threads)
+        return _join(parts, len(outputs))
 
     def score_sources(self, sources: Source | Iterable[Source]) -> Iterator[tuple[Cutouts, Scores]]:
         """Read and score cutouts chunk by chunk, reading in threads beside scoring.
@@ -184,6 +213,11 @@ class Scorer:
 
     def score_each(self, sources: Sequence[Source]) -> Iterator[tuple[Cutouts, Scores]]:
         """Read and score as `score_sources` does, but one row for each source: a folder or glob is not expanded."""
+        for cutouts, scores, _ in self.score_each_with_spread(sources):
+            yield cutouts, scores
+
+    def score_each_with_spread(self, sources: Sequence[Source]) -> Iterator[tuple[Cutouts, Scores, Scores]]:
+        """Read and score as `score_each` does, and give the spreads as of `score_pixels_with_spread` besides."""
         self._reopen_after_fork()
         yield from map_in_order(self._read_and_score, split(sources, CHUNK), self.threads)
 
@@ -191,23 +225,23 @@ class Scorer:
         if self._pid != os.getpid():
             self._open()
 
-    def _read_and_score(self, sources: Sequence[Source]) -> tuple[Cutouts, Scores]:
+    def _read_and_score(self, sources: Sequence[Source]) -> tuple[Cutouts, Scores, Scores]:
         cutouts = self.reader.read(sources)
-        scores = np.concatenate(
-            [
-                self._score_batch(cutouts.pixels[i : i + self.batch_size])
-                for i in range(0, len(cutouts), self.batch_size)
-            ]
-        )
-        scores[~cutouts.usable] = np.nan
-        return cutouts.without_pixels(), scores
+        starts = range(0, len(cutouts), self.batch_size)
+        batches = (cutouts.pixels[start : start + self.batch_size] for start in starts)
+        scores, *spreads = _join((self._score_batch(batch, self._outputs) for batch in batches), len(self._outputs))
+        for each in (scores, *spreads):
+            each[~cutouts.usable] = np.nan
+        return cutouts.without_pixels(), scores, spreads[0] if spreads else np.full_like(scores, np.nan)
 
-    def _score_batch(self, pixels: Pixels) -> Scores:
+    def _score_batch(self, pixels: Pixels, outputs: list[str]) -> Outputs:
         raw = as_kernels_take(pixels)
         normalised = self.card.normalisation.apply(raw, self._buffer(len(raw)))
-        scores: Scores = self._session.run([OUTPUT], {INPUT: normalised})[0]
-        scores[find_blank(raw)] = np.nan
-        return scores
+        found: Outputs = self._session.run(outputs, {INPUT: normalised})
+        blank = find_blank(raw)
+        for each in found:
+            each[blank] = np.nan
+        return found
 
     def _buffer(self, rows: int) -> Pixels:
         if len(getattr(self._buffers, "pixels", ())) < rows:
@@ -244,91 +278,37 @@ def correct_for_ratio(scores: Scores, ratio: float) -> Scores:
     return np.asarray(real / (real + (1 - scores.astype(np.float64))), np.float32)
 
 
-def _read_model(model: str | os.PathLike[str] | bytes | None) -> bytes:
-    if isinstance(model, bytes):
-        return model
-    if model is None:
-        return resources.files("otrain_infer").joinpath("models", DEFAULT_MODEL).read_bytes()
-    try:
-        return Path(model).read_bytes()
-    except OSError as error:
-        raise ModelError(f"the model '{model}' cannot be read ({error.strerror})") from None
+def correct_spread_for_ratio(spreads: Scores, scores: Scores, ratio: float) -> Scores:
+    """Give the spreads that scores have once `correct_for_ratio` has corrected them, to first order.
 
+    Parameters
+    ----------
+    spreads, scores
+        float32 (n,), before the correction.
+    ratio
+        As of `correct_for_ratio`.
 
-def installed_runtimes() -> list[str]:
-    """Name the distributions of onnxruntime that are installed: exactly one should be."""
-    found = []
-    for runtime in RUNTIMES:
-        try:
-            metadata.version(runtime)
-        except metadata.PackageNotFoundError:
-            continue
-        found.append(runtime)
-    return found
-
-
-def import_runtime() -> Any:
-    """Import onnxruntime.
-
-    Raises
-    ------
-    MissingExtraError
-        When it is not installed, or both of its distributions are.
+    Returns
+    -------
+    ndarray
+        float32 (n,): the spreads times the slope of the correction, ``ratio / (p * ratio + 1 - p)**2``; 0.5 at most,
+        as numbers in 0-1 cannot be further apart.
     """
-    if len(installed_runtimes()) > 1:
-        raise MissingExtraError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, "
-            "then install one, with pip install 'otrain[cpu]' or 'otrain[gpu]'"
+    if ratio == 1:
+        return spreads
+    before = scores.astype(np.float64)
+    scale = before * ratio + (1 - before)
+    return np.asarray(np.minimum(spreads * (ratio / scale) / scale, 0.5), np.float32)
+
+
+def _check_cutouts(cutouts: Any) -> None:
+    if not isinstance(cutouts, Cutouts):
+        raise UsageError(
+            f"score takes Cutouts, as read_cutouts gives, not {type(cutouts).__name__}; "
+            "score_sources takes paths and bytes, score_pixels an array"
         )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            f"onnxruntime is needed to score ({error}): pip install 'otrain[cpu]', or 'otrain[gpu]' for CUDA"
-        ) from None
-    return onnxruntime
 
 
-def _open_session(content: bytes, device: str, source: str) -> Any:
-    runtime = import_runtime()
-    options = runtime.SessionOptions()
-    # Parallelism comes from Python threads on one session: threads inside an operator cost more than they bring.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    providers = _providers(runtime, device)
-    try:
-        session = runtime.InferenceSession(content, options, providers=providers)
-    except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no parent of their own)
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{source} is not an ONNX model that onnxruntime can run ({reason})") from None
-    if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
-        raise DeviceError(f"device {device} cannot be had: onnxruntime found no usable GPU; use --device cpu or auto")
-    return session
-
-
-def _providers(runtime: Any, device: str) -> list[Any]:
-    name, _, index = device.partition(":")
-    if name not in ("cpu", "cuda", "auto") or (index and not (name == "cuda" and index.isdigit())):
-        raise UsageError(f"device '{device}' is unknown: take cpu, cuda, cuda:N or auto")
-    built_for_cuda = "CUDAExecutionProvider" in runtime.get_available_providers()
-    if name == "cuda" and not built_for_cuda:
-        raise DeviceError(f"device {device} cannot be had: this onnxruntime is for CPU; pip install 'otrain[gpu]'")
-    if name == "cpu" or not built_for_cuda:
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
-
-
-def _check_model(session: Any, source: str) -> ModelCard:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ModelError(f"{source} carries no card: export it with otrain-export")
-    try:
-        card = ModelCard.from_json(text)
-    except ModelError as error:
-        raise ModelError(f"{source} cannot be used: {error}") from None
-    ends = (*session.get_inputs(), *session.get_outputs())
-    tensors = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in ends]
-    if tensors != [(INPUT, "tensor(float)", list(card.shape)), (OUTPUT, "tensor(float)", [])]:
-        raise ModelError(f"{source} cannot be used: its tensors {tensors} are not those that its card promises")
-    return card
+def _join(parts: Iterable[Outputs], outputs: int) -> Outputs:
+    nothing = [np.empty(0, np.float32)] * outputs
+    return [np.concatenate(each) for each in zip(nothing, *parts, strict=True)]

@@ -15,6 +15,8 @@ from otrain_infer.errors import MissingExtraError, SourceError, UsageError
 if TYPE_CHECKING:
     from astropy.table import Table
 
+Scores = npt.NDArray[np.float32]
+
 DEFAULT_NAME = "infer_results.dat"
 
 FORMATS = {
@@ -41,7 +43,7 @@ COLUMNS = {
 """Column of the table -> column of the header, in order."""
 
 
-def build_table(cutouts: Cutouts, scores: npt.NDArray[np.float32], model: str) -> "Table":
+def build_table(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | None = None) -> "Table":
     """Put cutouts and their scores in a table.
 
     Parameters
@@ -52,12 +54,15 @@ def build_table(cutouts: Cutouts, scores: npt.NDArray[np.float32], model: str) -
         float32 (n,), NaN where a row is unusable.
     model
         Which model gave them, as of `Scorer.identity`.
+    spreads
+        float32 (n,), how far apart the networks of an ensemble are; not given for a single network.
 
     Returns
     -------
     astropy.table.Table
         n rows: filename, RA, Dec (degrees), originalFile, Xpos, Ypos (pixels), mag, magerr, FWHM, FWHMPSF (pixels),
-        cand_ID, label0, label1 (the score; label0 is 1 minus it), flags (`CutoutFlag`), model.
+        cand_ID, label0, label1 (the score; label0 is 1 minus it), flags (`CutoutFlag`), model, and spread where it is
+        given.
     """
     from astropy.table import Table
 
@@ -68,6 +73,8 @@ def build_table(cutouts: Cutouts, scores: npt.NDArray[np.float32], model: str) -
         columns[name] = column if column.dtype.kind == "f" else np.array([*map(_printable, column.tolist())], np.str_)
     columns |= {"label0": np.float32(1) - scores, "label1": scores, "flags": cutouts.flags}
     columns["model"] = np.full(len(cutouts), model)
+    if spreads is not None:
+        columns["spread"] = spreads
     return Table(columns)
 
 
@@ -147,6 +154,7 @@ def read_table(path: str | os.PathLike[str]) -> "Table":
         raise SourceError(f"the table '{path}' cannot be read ({error})") from None
 
 
-def join_parts(parts: Sequence[tuple[Cutouts, npt.NDArray[np.float32]]]) -> tuple[Cutouts, npt.NDArray[np.float32]]:
-    """Join consecutive rows with their scores."""
-    return Cutouts.concatenate([cutouts for cutouts, _ in parts]), np.concatenate([scores for _, scores in parts])
+def join_parts(parts: Sequence[tuple[Cutouts, Scores, Scores]]) -> tuple[Cutouts, Scores, Scores]:
+    """Join consecutive rows with their scores and spreads."""
+    cutouts, scores, spreads = zip(*parts, strict=True)
+    return Cutouts.concatenate(cutouts), np.concatenate(scores), np.concatenate(spreads)

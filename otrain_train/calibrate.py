@@ -69,7 +69,8 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.A
     Parameters
     ----------
     logits
-        (n, 2), bogus and real, of rows that the network did not learn from.
+        (n, 2), bogus and real, of rows that the network did not learn from; of an ensemble (members, n, 2). It gets
+        one temperature for all its members, for the likelihood of the mean of their scores.
     labels
         (n,), 1 real, 0 bogus.
     weights
@@ -80,7 +81,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.A
     Calibration
         With the temperature 1 and a note when a class has fewer than 10 rows.
     """
-    margins = np.diff(np.asarray(logits, np.float64), axis=1)[:, 0]
+    margins = np.atleast_2d(np.diff(np.asarray(logits, np.float64), axis=-1)[..., 0])
     truth = np.asarray(labels).astype(bool)
     weight = np.ones(truth.size) if weights is None else np.asarray(weights, np.float64)
     fewest = min(int(truth.sum()), int((~truth).sum()))
@@ -91,7 +92,8 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.A
     signed = np.where(truth, margins, -margins)
 
     def loss(log_temperature: float) -> float:
-        losses = weight * np.logaddexp(0.0, -signed / math.exp(log_temperature))
+        likely = np.logaddexp.reduce(-np.logaddexp(0.0, -signed / math.exp(log_temperature)), axis=0)
+        losses = weight * (math.log(len(signed)) - likely)
         return float(np.sum(losses) + (log_temperature / PRIOR_SPREAD) ** 2 / 2)
 
     low, high = math.log(BOUNDS[0]), math.log(BOUNDS[1])
@@ -201,7 +203,7 @@ def _calibration(
 
 
 def _score(margins: Floats) -> Floats:
-    return np.asarray(np.exp(-np.logaddexp(0.0, -margins)))
+    return np.asarray(np.exp(-np.logaddexp(0.0, -margins)).mean(axis=0))
 
 
 def _halfway(thresholds: Floats, i: int) -> float:

@@ -18,11 +18,13 @@ import tf2onnx
 from onnx import helper
 
 import otrain_infer
+from otrain_infer import inspection
 from otrain_infer.atomic import replacing
 from otrain_infer.card import METADATA_KEY, ModelCard
 from otrain_infer.errors import ModelError, ParityError, UsageError
 from otrain_infer.normalise import Normalisation, Pixels, find_blank
 from otrain_infer.scorer import Scorer, Scores
+from otrain_train.ensemble import members_of
 from otrain_train.graph import BATCH, add_score, convert, halve, input_shape, largest_value
 from otrain_train.legacy import first_line, load_legacy, saved_by
 from otrain_train.reference import choose_golden, make_reference, make_rows, take_rows
@@ -116,7 +118,9 @@ def export(
     """Convert a network to ONNX, check that it scores as before, and write it with its card, whole or not at all.
 
     The network may end with a softmax of two (bogus, real), a sigmoid of one, or the logits of either; the exported
-    model always gives one score, through a softmax in float32, which is accurate far into the tails.
+    model always gives one score, through a softmax in float32, which is accurate far into the tails. That of an
+    ensemble (`otrain_train.ensemble.join`) gives the mean of its networks' scores and, as a second output, their
+    standard deviation.
 
     Parameters
     ----------
@@ -124,7 +128,7 @@ def export(
         A Keras network from normalised cutouts, or a file for `load_network`.
     card
         What the model needs and promises. Its `golden`, its `reference` where it has none, ``metrics["parity"]``,
-        ``training["versions"]`` and ``training["precision"]`` are filled in here.
+        ``members``, ``precision`` and ``versions`` of its `training` are filled in here.
     output
         The ONNX file to write.
     rows
@@ -153,19 +157,23 @@ def export(
     if precision not in TOLERANCES:
         raise UsageError(f"precision '{precision}' is unknown: take one of {', '.join(TOLERANCES)}")
     network = model if isinstance(model, keras.Model) else load_network(model)
+    members = members_of(network)
     _check_input(network, card)
     raw = make_rows(card.shape) if rows is None else take_rows(rows, card.shape, MAX_ROWS)
     normalised = card.normalisation.apply(raw)
-    proto, activation = convert(network, card.shape)
+    proto, activations = convert(members, card.shape)
     if precision == "fp16":
         _check_range(proto, normalised, network.name)
         proto = halve(proto)
     proto = add_score(proto)
 
-    scores = Scorer(_with_card(proto, card).SerializeToString()).score_pixels(raw)
+    scores, spreads = Scorer(_with_card(proto, card).SerializeToString()).score_pixels_with_spread(raw)
     if not np.isfinite(scores).any():
         raise UsageError(f"'{network.name}' gives none of the {len(raw)} cutouts a score: check them with other ones")
-    difference = _largest_difference(scores, _network_scores(network, activation, normalised), raw)
+    expected = np.stack([_network_scores(*each, normalised) for each in zip(members, activations, strict=True)])
+    difference = _largest_difference(scores, expected.mean(axis=0), raw)
+    if len(members) > 1:
+        difference = max(difference, _largest_difference(spreads, expected.std(axis=0), raw))
     tolerance = TOLERANCES[precision]
     if not difference <= tolerance:
         raise ParityError(
@@ -179,10 +187,30 @@ def export(
         golden=choose_golden(raw, scores),
         reference=card.reference or ({} if rows is None else make_reference(card, raw, scores)),
         metrics=card.metrics | {"parity": parity},
-        training=card.training | {"precision": precision, "versions": card.training.get("versions", {}) | _versions()},
+        training=card.training
+        | {"members": len(members), "precision": precision}
+        | {"versions": card.training.get("versions", {}) | _versions()},
     )
     _write(_with_card(proto, card), output)
     return card
+
+
+def rescores(network: keras.Model, card: ModelCard) -> bool:
+    """Tell whether a network gives the golden cutouts of a card their scores; true where the card has none.
+
+    Raises
+    ------
+    ModelError
+        When the network does not fit the card, or cannot be converted.
+    """
+    _check_input(network, card)
+    if card.golden is None:
+        return True
+    proto = add_score(convert(members_of(network), card.shape)[0])
+    scores = Scorer(_with_card(proto, card).SerializeToString()).score_pixels(card.golden.pixels)
+    # Another machine than the one that wrote the card rounds in another way.
+    tolerance = max(TOLERANCES.get(card.training.get("precision", "fp32"), 0.0), inspection.TOLERANCE)
+    return bool(np.abs(scores - card.golden.scores).max() <= tolerance)
 
 
 def rewrite_card(path: str | os.PathLike[str], card: ModelCard) -> None:

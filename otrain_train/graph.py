@@ -1,7 +1,8 @@
-"""Keras networks as ONNX graphs: cutouts in, one score out, whatever the head was; in float32 or half precision."""
+"""Keras networks as ONNX graphs: cutouts in, one score out, of one network or the mean of several."""
 
 import math
 import sys
+from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 import tf2onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from otrain_infer.card import INPUT, OUTPUT
+from otrain_infer.card import INPUT, OUTPUT, SPREAD
 from otrain_infer.errors import ModelError
 from otrain_infer.normalise import Pixels
 from otrain_train.legacy import first_line
@@ -53,35 +54,38 @@ def input_shape(network: keras.Model) -> tuple[int | None, ...]:
     return tuple(shape[1:])
 
 
-def convert(network: keras.Model, shape: tuple[int, int, int]) -> tuple[onnx.ModelProto, str]:
-    """Convert a network to an ONNX graph that ends with two logits, whatever the network ends with.
+def convert(networks: Sequence[keras.Model], shape: tuple[int, int, int]) -> tuple[onnx.ModelProto, list[str]]:
+    """Convert networks to an ONNX graph that ends with two logits of each, whatever they end with.
 
     Parameters
     ----------
-    network
-        From normalised cutouts to a softmax of two (bogus, real), a sigmoid of one, or the logits of either.
+    networks
+        Each from normalised cutouts to a softmax of two (bogus, real), a sigmoid of one, or the logits of either.
     shape
         (ny, nx, planes) of a cutout (pixels).
 
     Returns
     -------
     proto : onnx.ModelProto
-        Input ``cutouts`` float32 (n, ny, nx, planes), output ``logits`` float32 (n, 2), n free.
-    activation : str
-        What the network itself ends with: ``softmax``, ``sigmoid`` or ``linear``.
+        Input ``cutouts`` float32 (n, ny, nx, planes), output ``logits`` float32 (n, 2), n free; of several networks
+        ``logits_1``, ``logits_2`` and so on.
+    activations : list of str
+        What each network itself ends with: ``softmax``, ``sigmoid`` or ``linear``.
 
     Raises
     ------
     ModelError
-        When its end is not understood, or something in it has no counterpart in ONNX.
+        When the end of one is not understood, or something in it has no counterpart in ONNX.
     """
-    found: list[str] = []
+    found: dict[str, str] = {}
 
     def logits(cutouts: tf.Tensor) -> dict[str, tf.Tensor]:
-        activation, ends = _find_logits(network(cutouts, training=False), network.name)
-        found.append(activation)
-        ends = tf.cast(ends, tf.float32)
-        return {LOGITS: ends if ends.shape[1] == 2 else tf.concat([tf.zeros_like(ends), ends], axis=1)}
+        ends = {}
+        for name, network in zip(_logit_names(len(networks)), networks, strict=True):
+            found[name], own = find_logits(network(cutouts, training=False), network.name)
+            own = tf.cast(own, tf.float32)
+            ends[name] = own if own.shape[1] == 2 else tf.concat([tf.zeros_like(own), own], axis=1)
+        return ends
 
     signature = [tf.TensorSpec((None, *shape), tf.float32, name=INPUT)]
     function = tf.function(logits, input_signature=signature, autograph=False)
@@ -91,12 +95,36 @@ def convert(network: keras.Model, shape: tuple[int, int, int]) -> tuple[onnx.Mod
     except ModelError:
         raise
     except Exception as error:  # noqa: BLE001 (the errors of tf2onnx and TensorFlow have no parent of their own)
-        raise ModelError(f"'{network.name}' cannot be converted to ONNX ({first_line(error)})") from None
-    return proto, found[0]
+        raise ModelError(f"'{networks[0].name}' cannot be converted to ONNX ({first_line(error)})") from None
+    return proto, list(found.values())
 
 
-def _find_logits(output: Any, name: str) -> tuple[str, tf.Tensor]:
-    # What a traced output is computed with, softmax, sigmoid or linear, and its logits, (n, 1) or (n, 2).
+def _logit_names(count: int) -> list[str]:
+    return [LOGITS] if count == 1 else [f"{LOGITS}_{number}" for number in range(1, count + 1)]
+
+
+def find_logits(output: Any, name: str) -> tuple[str, tf.Tensor]:
+    """Say what a traced output is computed with, and from which logits.
+
+    Parameters
+    ----------
+    output
+        Of a network, within a function that is being traced.
+    name
+        Of the network.
+
+    Returns
+    -------
+    activation : str
+        ``softmax``, ``sigmoid`` or ``linear``.
+    logits : tf.Tensor
+        (n, 1), of being real, or (n, 2), of bogus and real.
+
+    Raises
+    ------
+    ModelError
+        When it is anything else.
+    """
     width = math.prod(length or 0 for length in output.shape[1:])
     operation = output.op
     while operation.type in SHAPE_ONLY:
@@ -121,18 +149,39 @@ def _is_linear(operation: Any) -> bool:
 
 
 def add_score(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Put a softmax after the two logits of a graph, in place, and make the second probability its one output.
+    """Put a softmax after each two logits of a graph, in place, and make the second probability its output.
 
-    A score is always made by a softmax in float32: onnxruntime's Sigmoid is 0 below 1e-9.
+    A score is always made by a softmax in float32: onnxruntime's Sigmoid is 0 below 1e-9. Where there are several
+    networks their mean is the score, and the standard deviation among them the spread, a second output.
     """
     graph = proto.graph
     graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "real"))
-    graph.node.append(helper.make_node("Softmax", [LOGITS], ["probabilities"], "softmax", axis=1))
-    graph.node.append(helper.make_node("Gather", ["probabilities", "real"], [OUTPUT], "score", axis=1))
+    names, scores, outputs = _logit_names(len(graph.output)), [OUTPUT], [OUTPUT]
+    if len(names) > 1:
+        scores, outputs = [name.replace(LOGITS, OUTPUT) for name in names], [OUTPUT, SPREAD]
+    for logits, score in zip(names, scores, strict=True):
+        both, softmax = (logits.replace(LOGITS, word) for word in ("probabilities", "softmax"))
+        graph.node.append(helper.make_node("Softmax", [logits], [both], softmax, axis=1))
+        graph.node.append(helper.make_node("Gather", [both, "real"], [score], score, axis=1))
+    if len(names) > 1:
+        _add_mean_and_spread(graph, scores)
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n"]))
+    graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in outputs)
     return proto
+
+
+def _add_mean_and_spread(graph: onnx.GraphProto, scores: list[str]) -> None:
+    # Element by element, one network after the other: in no batch is anything summed in another order.
+    def add(operation: str, inputs: list[str], output: str) -> str:
+        graph.node.append(helper.make_node(operation, inputs, [output], output))
+        return output
+
+    graph.initializer.append(numpy_helper.from_array(np.array(len(scores), np.float32), "members"))
+    add("Div", [add("Sum", scores, "sum"), "members"], OUTPUT)
+    differences = [add("Sub", [score, OUTPUT], f"{score}_difference") for score in scores]
+    squares = [add("Mul", [each, each], f"{each}_squared") for each in differences]
+    add("Sqrt", [add("Div", [add("Sum", squares, "squares"), "members"], "variance")], SPREAD)
 
 
 def halve(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -175,7 +224,7 @@ def largest_value(proto: onnx.ModelProto, cutouts: Pixels) -> float:
     session = onnxruntime.InferenceSession(inferred.SerializeToString(), providers=["CPUExecutionProvider"])
     largest = 0.0
     for start in range(0, len(cutouts), BATCH):
-        values = session.run([LOGITS, *(each.name for each in inner)], {INPUT: cutouts[start : start + BATCH]})
+        values = session.run(None, {INPUT: cutouts[start : start + BATCH]})
         largest = max(largest, *(float(np.max(np.abs(value), initial=0)) for value in values))
         if not all(np.isfinite(value).all() for value in values):
             return math.inf

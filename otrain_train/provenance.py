@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,13 +19,17 @@ from otrain_infer.normalise import Normalisation
 from otrain_train.calibrate import Calibration
 from otrain_train.datacube import Datacube, sha256
 from otrain_train.fit import FitResult
-from otrain_train.splits import Rows
+from otrain_train.pretrained import Pretrained
+from otrain_train.settings import TrainSettings
+from otrain_train.splits import Rows, group_by
 from otrain_train.trainer import backend_versions
 
 PACKAGES = ("numpy", "numba", "onnx", "tf2onnx", "onnxruntime", "onnxruntime-gpu")
 
 
-def describe_run(cube: Path, datacube: Datacube, validation: Rows, fitted: FitResult) -> dict[str, Any]:
+def describe_run(
+    cube: Path, datacube: Datacube, validation: Rows, fits: Sequence[FitResult], start: Pretrained | None = None
+) -> dict[str, Any]:
     """Say how a training ran, in plain values: settings, counts, versions and the datacube's SHA-256.
 
     Parameters
@@ -33,40 +38,54 @@ def describe_run(cube: Path, datacube: Datacube, validation: Rows, fitted: FitRe
         The file that it was trained on, and its content.
     validation
         int64 (n,), rows kept for the figures.
-    fitted
-        The training.
+    fits
+        The training of each network.
+    start
+        What they began from.
 
     Returns
     -------
     dict
+        Epochs are numbers for a single network, lists for several.
     """
+    fitted = fits[0]
+    groups = group_by(datacube, fitted.settings.group_key)
+    epochs, best = [len(each.history) for each in fits], [each.best_epoch for each in fits]
     parts = {"learnt": fitted.learnt, "holdout": fitted.holdout, "validation": validation}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": fitted.settings.to_dict(),
         "seed": fitted.settings.seed,
         "cube": {"name": cube.name, "sha256": sha256(cube), "rows": len(datacube), "planes": list(datacube.planes)},
-        "counts": {name: _counts(datacube, rows) for name, rows in parts.items()},
-        "groups_apart": _are_apart([datacube.groups[rows] for rows in parts.values()]),
+        "counts": {name: _counts(datacube.labels[rows], groups[rows]) for name, rows in parts.items()},
+        "groups_apart": _are_apart([groups[rows] for rows in parts.values()]),
         "class_weights": {"bogus": fitted.class_weights[0], "real": fitted.class_weights[1]},
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "interrupted": fitted.interrupted,
+        "network": fitted.model.name,
+        "members": len(fits),
+        "epochs": epochs if len(fits) > 1 else epochs[0],
+        "best_epoch": best if len(fits) > 1 else best[0],
+        "interrupted": fits[-1].interrupted or len(fits) < len(fitted.settings.seeds),
         "versions": _versions(),
-    }
+    } | ({"pretrained": start.describe()} if start else {})
 
 
 def make_card(
-    name: str, datacube: Datacube, fitted: FitResult, calibration: Calibration, run: dict[str, Any], note: str = ""
+    name: str,
+    datacube: Datacube,
+    network: Any,
+    settings: TrainSettings,
+    calibration: Calibration,
+    run: dict[str, Any],
+    note: str = "",
 ) -> ModelCard:
-    """Write the card of a trained network, without what only the exported model can tell.
+    """Write the card of a trained model, without what only the exported file can tell.
 
     Parameters
     ----------
     name
         Of the model.
-    datacube, fitted, calibration
-        What it was trained on, the training, and its temperature.
+    datacube, network, settings, calibration
+        What it was trained on, the network or ensemble, how, and its temperature.
     run
         What `describe_run` gave.
     note
@@ -76,18 +95,22 @@ def make_card(
     -------
     ModelCard
     """
-    settings = fitted.settings
     real, bogus = run["counts"]["learnt"]["real"], run["counts"]["learnt"]["bogus"]
     prior = 0.5 if settings.class_weights == "balanced" else real / (real + bogus)
     size = " x ".join(map(str, datacube.size))
     described = (
         f"Trained on {real} real and {bogus} bogus cutouts of {size} pixels ({', '.join(datacube.planes)}) of "
         f"{run['cube']['name']}. A score is the probability of being real where a fraction {prior:.3g} of the "
-        "candidates are. Figures are of cutouts like those: judge it on your own before you trust it elsewhere."
+        "candidates are."
     )
+    if run["members"] > 1:
+        described += f" It is the mean of those of {run['members']} networks; their standard deviation is the spread."
+    if "pretrained" in run:
+        described += f" The training began from {run['pretrained']['name']}, version {run['pretrained']['version']}."
+    described += " Figures are of cutouts like those: judge it on your own before you trust it elsewhere."
     return ModelCard(
         name=name,
-        version=_fingerprint(fitted.model),
+        version=_fingerprint(network),
         created=run["created"],
         planes=datacube.planes,
         size=datacube.size,
@@ -99,10 +122,9 @@ def make_card(
     )
 
 
-def _counts(datacube: Datacube, rows: Rows) -> dict[str, int]:
-    groups = datacube.groups[rows]
+def _counts(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_]) -> dict[str, int]:
     alone = int(np.sum(groups == ""))
-    bogus, real = np.bincount(datacube.labels[rows], minlength=2).tolist()
+    bogus, real = np.bincount(labels, minlength=2).tolist()
     return {"real": real, "bogus": bogus, "groups": np.unique(groups[groups != ""]).size + alone}
 
 

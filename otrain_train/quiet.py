@@ -28,7 +28,12 @@ def without_native_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def start_tensorflow() -> None:
-    """Import TensorFlow and let it look for GPUs, which is when it talks most."""
+def start_tensorflow(look_for_devices: bool = True) -> None:
+    """Import TensorFlow and let it look for GPUs, which is when it talks most; hosts that join do so themselves."""
     with without_native_stderr():
-        importlib.import_module("tensorflow").config.list_logical_devices()
+        tensorflow = importlib.import_module("tensorflow")
+        if not log.isEnabledFor(logging.DEBUG):
+            # It warns of every further network of an ensemble, for each is compiled anew.
+            tensorflow.get_logger().setLevel(logging.ERROR)
+        if look_for_devices:
+            tensorflow.config.list_logical_devices()

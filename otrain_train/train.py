@@ -1,15 +1,16 @@
 """What ``otrain-train`` does: a datacube in, a model and all that is known about it out.
 
-The rows serve three ends that are kept apart. The network learns from most of them. The holdout rows choose the best
+The rows serve three ends that are kept apart. The networks learn from most of them. The holdout rows choose the best
 epoch and the temperature, and the operating points where there are enough of them. The validation rows do nothing but
 give the figures, which are measured on the exported file.
 """
 
-import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,124 +18,59 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer.atomic import replacing
-from otrain_infer.card import PLANES, OperatingPoint
-from otrain_infer.errors import OutputError, UsageError
-from otrain_infer.normalise import Normalisation, find_blank
+from otrain_infer.card import OperatingPoint
+from otrain_infer.errors import GateError
+from otrain_infer.normalise import Normalisation
 from otrain_infer.scorer import Scorer, Scores
-from otrain_train import checkpoint
+from otrain_train import checkpoint, gate
 from otrain_train.calibrate import Calibration, at_threshold, fit_temperature, fold_temperature, operating_points
-from otrain_train.cubewriter import DatacubeWriter
 from otrain_train.datacube import Datacube
+from otrain_train.devices import start as start_devices
+from otrain_train.ensemble import join
+from otrain_train.epochs import OnEpoch, Progress
 from otrain_train.export import MAX_ROWS, export, rewrite_card
-from otrain_train.fit import FitResult, Progress, check_classes, checkpoint_path, fit
-from otrain_train.history import write_history
-from otrain_train.metrics import Figures, figures, table, without_nan
-from otrain_train.plots import draw_scores
+from otrain_train.fit import FitResult, check_classes, checkpoint_path, fit
+from otrain_train.history import Course
+from otrain_train.metrics import figures
+from otrain_train.planes import open_in_planes
+from otrain_train.pretrained import Pretrained, open_pretrained
 from otrain_train.provenance import describe_run, make_card
+from otrain_train.results import ENOUGH_FOR_POINTS, ModelFiles, TrainSummary, write_results
+from otrain_train.rows import score_rows, spread_rows, usable_rows, write_rows
 from otrain_train.settings import RunSettings, TrainSettings
-from otrain_train.splits import Rows, split_rows
+from otrain_train.splits import Rows, group_by, split_rows
 
 __all__ = ["RunSettings", "TrainSettings", "TrainSummary", "fit", "train"]
 
 log = logging.getLogger(__name__)
 
 MIN_ROWS = 20
-ENOUGH_FOR_POINTS = 100
-CHUNK = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSummary:
-    """What a training left behind.
-
-    Attributes
-    ----------
-    model, network, folder
-        The ONNX file, the Keras file, and the folder with everything else.
-    figures
-        On the validation rows, from the exported model.
-    points
-        Operating points and what they bring on the validation rows.
-    points_from
-        The rows on which their thresholds were chosen: ``holdout`` or ``validation``.
-    calibration
-        The temperature and what it brought.
-    epochs, best_epoch
-        Epochs done, and the one that was kept, from 1.
-    interrupted
-        Whether Ctrl-C ended it.
-    """
-
-    model: Path
-    network: Path
-    folder: Path
-    figures: Figures
-    points: tuple[OperatingPoint, ...]
-    points_from: str
-    calibration: Calibration
-    epochs: int
-    best_epoch: int
-    interrupted: bool
-
-    def __str__(self) -> str:
-        ended = ", interrupted" if self.interrupted else ""
-        calibrated = self.calibration.note or f"temperature {self.calibration.temperature:.3f}"
-        chosen = "  thresholds chosen on the holdout rows, what they bring on the validation rows"
-        if self.points_from == "validation":
-            chosen = "  thresholds chosen on the validation rows, which flatters them: the holdout has too few rows"
-        lines = [table(self.figures, self.points), chosen]
-        fewest = min(self.figures.tp + self.figures.fn, self.figures.tn + self.figures.fp)
-        if 0 < fewest < ENOUGH_FOR_POINTS:
-            lines.append(
-                f"  with {fewest} cutouts of a class, each is {100 / fewest:.0f} %: take these figures as rough"
-            )
-        return "\n".join(
-            [
-                *lines,
-                "",
-                f"epoch {self.best_epoch} of {self.epochs} kept{ended}; calibration: {calibrated}",
-                f"model: {self.model}",
-            ]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    model: Path
-    network: Path
-    folder: Path
-
-    @classmethod
-    def named(cls, model_path: Path, name: str) -> "_Files":
-        if not name or name != Path(name).name or name.startswith(".") or not name.isprintable():
-            raise UsageError(
-                f"the model name '{name}' is not the name of a file: give one without /, leading dot or line ends"
-            )
-        home = model_path / "CNN_training"
-        return cls(home / f"{name}.onnx", home / f"{name}.keras", home / name)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    # What is trained, on what, from what, and where it goes.
+    cube: Path
+    datacube: Datacube
+    training: Rows
+    validation: Rows
+    settings: TrainSettings
+    around: RunSettings
+    files: ModelFiles
+    start: Pretrained | None
 
     @property
-    def validation(self) -> Path:
-        return self.folder / "validation_set" / "cube_validation.npz"
+    def labels(self) -> npt.NDArray[np.int64]:
+        return self.datacube.labels[self.validation]
 
-    def protect(self, cube: Path) -> None:
-        if self.validation.exists() and cube.exists() and self.validation.samefile(cube):
-            raise UsageError(f"'{cube}' would be replaced by the validation rows of this training: copy it elsewhere")
-        for file in (self.model, self.network):
-            if file.is_dir():
-                raise OutputError(f"'{file}' is a folder: give another --model-name")
 
-    def prepare(self) -> None:
-        # What cannot be written is found out before the hours of training, not after.
-        for folder in (self.validation.parent, self.model.parent):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise OutputError(
-                    f"nothing can be written in '{folder}' ({error.strerror}): give another --model-path"
-                ) from error
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trained:
+    # The networks as one, calibrated.
+    network: Any
+    fits: list[FitResult]
+    calibration: Calibration
+    interrupted: bool
 
 
 def train(
@@ -144,8 +80,9 @@ def train(
     settings: TrainSettings | None = None,
     around: RunSettings | None = None,
     progress: Progress | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainSummary:
-    """Train a network on a datacube, export it and measure it.
+    """Train a network, or an ensemble, on a datacube, export it and measure it.
 
     Writes ``CNN_training/NAME.onnx`` and ``NAME.keras`` in `model_path` and, in ``CNN_training/NAME/``, the plots of
     loss, accuracy and scores, ``summary.txt``, ``metrics.json``, ``history.csv``, ``run.json`` and
@@ -164,7 +101,9 @@ def train(
     around
         What goes with it; the defaults if not given.
     progress
-        Called with the steps done, all steps, and a few words, after each step.
+        Called with the steps done, all steps of all networks, and a few words, after each step.
+    on_epoch
+        Called with the figures of each epoch, and the seed where there are several networks.
 
     Returns
     -------
@@ -174,74 +113,141 @@ def train(
     Raises
     ------
     DatacubeError
-        When the file is not a usable datacube or a class has too few cutouts.
+        When the file is not a usable datacube, a class has too few cutouts, or they do not fit the pretrained model.
     UsageError
         When a setting makes no sense, or the loss is no longer a number.
     OutputError
         When something cannot be written.
+    ModelError
+        When the pretrained model cannot be used.
     ParityError
         When the exported model scores otherwise than the network.
+    GateError
+        When the model does not beat the one it began from. It is kept as ``NAME.refused.onnx`` and ``.keras``, and
+        what was there as ``NAME.onnx`` and ``.keras`` stays; the folder is written all the same.
     """
     settings, around = settings or TrainSettings(), around or RunSettings()
+    files = ModelFiles.named(Path(model_path), model_name)
+    with _own_files(files, settings) as own:
+        task = _prepare(Path(cube), own, settings, around)
+        trained = _train(task, progress, on_epoch)
+        run = describe_run(task.cube, task.datacube, task.validation, trained.fits, task.start)
+        summary = _export_and_measure(task, trained, run)
+        if not trained.interrupted:
+            for seed in settings.seeds:
+                checkpoint.remove(checkpoint_path(own.folder, seed))
+    return replace(summary, files=files)
+
+
+@contextmanager
+def _own_files(files: ModelFiles, settings: TrainSettings) -> Iterator[ModelFiles]:
+    # Hosts that train together get the same model and do all the same with it; the chief alone keeps what it writes.
+    # They must find each other before anything else is asked of TensorFlow.
+    if start_devices(settings.devices).is_chief:
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield ModelFiles.named(Path(folder), files.folder.name)
+
+
+def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: RunSettings) -> _Task:
+    files.protect(cube, around.pretrained)
+    start = open_pretrained(around.pretrained) if around.pretrained else None
+    settings = start.settle(settings) if start else settings
     Normalisation(settings.normalisation)
-    files = _Files.named(Path(model_path), model_name)
-    files.protect(Path(cube))
-    datacube = Datacube.load(cube, around.planes)
-    if not set(datacube.planes) <= set(PLANES):
-        raise UsageError(f"'{cube}' does not say which {len(datacube.planes)} planes it holds: name them with --planes")
+    datacube = start.open_cube(cube, around.planes) if start else open_in_planes(cube, around.planes)
     rows = usable_rows(datacube)
     check_classes(datacube.labels[rows], MIN_ROWS, f"in {cube}")
     files.prepare()
-    training, validation = (
-        rows[part] for part in split_rows(datacube.labels[rows], datacube.groups[rows], settings.frac, settings.seed)
-    )
-    fitted = fit(datacube, training, settings, files.folder, progress)
-    calibration = _calibrate(fitted, datacube)
-    run = describe_run(Path(cube), datacube, validation, fitted)
+    labels, groups = datacube.labels[rows], group_by(datacube, settings.group_key)[rows]
+    training, validation = (rows[part] for part in split_rows(labels, groups, settings.frac, settings.seed))
+    return _Task(cube, datacube, training, validation, settings, around, files, start)
+
+
+def _train(task: _Task, progress: Progress | None, on_epoch: OnEpoch | None) -> _Trained:
+    fits: list[FitResult] = []
+    seeds = task.settings.seeds
+    for member in range(len(seeds)):
+        try:
+            fits.append(_fit_member(task, member, progress, on_epoch))
+        except KeyboardInterrupt:
+            if not fits:
+                raise
+            break
+        if fits[-1].interrupted:
+            break
+    interrupted = fits[-1].interrupted or len(fits) < len(seeds)
+    if interrupted and len(seeds) > 1:
+        log.warning("the model is made of %d of %d networks", len(fits), len(seeds))
+    first = fits[0]
+    labels = task.datacube.labels[first.holdout]
+    logits = np.stack([each.holdout_logits for each in fits])
+    calibration = fit_temperature(logits, labels, np.take(first.class_weights, labels))
+    for each in fits:
+        fold_temperature(each.model, calibration.temperature)
+    return _Trained(join([each.model for each in fits]), fits, calibration, interrupted)
+
+
+def _fit_member(task: _Task, member: int, progress: Progress | None, on_epoch: OnEpoch | None) -> FitResult:
+    seeds = task.settings.seeds
+    if len(seeds) > 1:
+        log.info("network %d of %d, seed %d", member + 1, len(seeds), seeds[member])
+        progress = _of_all(progress, member, len(seeds)) if progress else None
+        on_epoch = _of_seed(on_epoch, seeds[member]) if on_epoch else None
+    start = task.start.network(member) if task.start else None
+    return fit(task.datacube, task.training, task.settings, task.files.folder, progress, member, start, on_epoch)
+
+
+def _of_all(progress: Progress, member: int, members: int) -> Progress:
+    def report(done: int, total: int, words: str) -> None:
+        progress(member * total + done, members * total, f"network {member + 1} of {members}, {words}")
+
+    return report
+
+
+def _of_seed(on_epoch: OnEpoch, seed: int) -> OnEpoch:
+    return lambda epoch: on_epoch(epoch | {"seed": float(seed)})
+
+
+def _export_and_measure(task: _Task, trained: _Trained, run: dict[str, Any]) -> TrainSummary:
+    files, validation, labels = task.files, task.validation, task.labels
     with replacing(files.model) as part:
-        card = make_card(model_name, datacube, fitted, calibration, run, around.note)
-        some = datacube.select(_spread(validation, MAX_ROWS))
-        card = export(fitted.model, card, part, some.cube)
+        network, calibration = trained.network, trained.calibration
+        settings, name = trained.fits[0].settings, files.folder.name
+        card = make_card(name, task.datacube, network, settings, calibration, run, task.around.note)
+        card = export(network, card, part, task.datacube.read(spread_rows(validation, MAX_ROWS)))
         scorer = Scorer(part)
-        scores = _score(scorer, datacube, validation)
-        measured = figures(datacube.labels[validation], scores, settings.threshold)
-        points, points_from = _choose_points(scorer, datacube, fitted.holdout, datacube.labels[validation], scores)
-        known = card.metrics | measured.to_dict() | {"operating_points_from": points_from}
-        rewrite_card(part, replace(card, metrics=known, operating_points=points))
-        with replacing(files.network) as network:
-            fitted.model.save(network)
+        scores = score_rows(scorer, task.datacube, validation)
+        points, points_from = _choose_points(scorer, task.datacube, trained.fits[0].holdout, labels, scores)
+        verdict = _pass_gate(task, scores, run)
+        refused = verdict is not None and not verdict.passed and task.around.gate != "none"
         summary = TrainSummary(
-            model=files.model,
-            network=files.network,
-            folder=files.folder,
-            figures=measured,
+            files=files.refused if refused else files,
+            figures=figures(labels, scores, task.settings.threshold),
             points=points,
             points_from=points_from,
             calibration=calibration,
-            epochs=len(fitted.history),
-            best_epoch=fitted.best_epoch,
-            interrupted=fitted.interrupted,
+            courses=_courses(trained, task.settings),
+            interrupted=trained.interrupted,
+            verdict=verdict,
         )
-        _write_folder(summary, run, fitted, datacube.labels[validation], scores)
-        _write_validation(datacube, validation, files.validation)
-    if not fitted.interrupted:
-        checkpoint.remove(checkpoint_path(files.folder, settings.seed))
+        known = card.metrics | summary.figures.to_dict() | {"operating_points_from": points_from}
+        known |= {"gate": verdict.to_dict()} if verdict else {}
+        rewrite_card(part, replace(card, metrics=known, operating_points=points))
+        write_results(summary, run, labels, scores)
+        write_rows(task.datacube, validation, files.validation)
+        with replacing(summary.network) as file:
+            network.save(file)
+        if refused:
+            _keep_refused(part, summary, task)
     return summary
 
 
-def usable_rows(datacube: Datacube) -> Rows:
-    """Give the rows that are not blank in any plane, int64 (n,); the others are counted in the log."""
-    blank = np.concatenate([find_blank(np.array(datacube.cube[some])) for some in _chunks(len(datacube))])
-    if blank.any():
-        log.warning("%d of %d cutouts are blank in a plane and left out", blank.sum(), blank.size)
-    return np.flatnonzero(~blank)
-
-
-def _calibrate(fitted: FitResult, datacube: Datacube) -> Calibration:
-    labels = datacube.labels[fitted.holdout]
-    calibration = fit_temperature(fitted.holdout_logits, labels, np.take(fitted.class_weights, labels))
-    fold_temperature(fitted.model, calibration.temperature)
-    return calibration
+def _courses(trained: _Trained, settings: TrainSettings) -> tuple[Course, ...]:
+    # An interrupted ensemble has fewer networks than seeds.
+    return tuple(
+        Course(seed, each.history, each.best_epoch) for seed, each in zip(settings.seeds, trained.fits, strict=False)
+    )
 
 
 def _choose_points(
@@ -251,52 +257,35 @@ def _choose_points(
     if np.bincount(held, minlength=2).min() < ENOUGH_FOR_POINTS:
         # Too few to tell 1 % by. The thresholds then flatter the validation rows a little, and the card says so.
         return operating_points(labels, scores), "validation"
-    chosen = operating_points(held, _score(scorer, datacube, holdout))
+    chosen = operating_points(held, score_rows(scorer, datacube, holdout))
     return tuple(at_threshold(each.name, each.threshold, labels, scores) for each in chosen), "holdout"
 
 
-def _score(scorer: Scorer, datacube: Datacube, rows: Rows) -> Scores:
-    return np.concatenate(
-        [scorer.score_pixels(np.ascontiguousarray(datacube.cube[rows[some]])) for some in _chunks(rows.size)]
+def _pass_gate(task: _Task, scores: Scores, run: dict[str, Any]) -> gate.Verdict | None:
+    if task.start is None:
+        return None
+    known = task.start.may_know(run)
+    if known:
+        log.warning(
+            "'%s' may have learnt from the validation rows, for %s: the figures may flatter it and the new model",
+            task.start.card.name,
+            known,
+        )
+    before = score_rows(task.start.scorer, task.datacube, task.validation)
+    verdict = gate.compare(
+        gate.is_right(task.labels, scores, task.settings.threshold),
+        gate.is_right(task.labels, before, task.start.card.threshold),
     )
+    log.info("compared with '%s': %s", task.start.card.name, verdict)
+    return verdict
 
 
-def _spread(rows: Rows, count: int) -> Rows:
-    return rows[np.unique(np.linspace(0, rows.size - 1, count).astype(np.int64))]
-
-
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, n, CHUNK))
-
-
-def _write_folder(
-    summary: TrainSummary, run: dict[str, Any], fitted: FitResult, labels: npt.NDArray[np.int64], scores: Scores
-) -> None:
-    folder, name = summary.folder, summary.model.stem
-    write_history(fitted.history, fitted.best_epoch, folder, name)
-    threshold = summary.figures.threshold
-    draw_scores(labels, scores, threshold, f"{name}: validation rows", folder / f"{name}_scores.png")
-    metrics = {
-        "figures": summary.figures.to_dict(),
-        "operating_points": [asdict(point) for point in summary.points],
-        "operating_points_from": summary.points_from,
-        "calibration": asdict(summary.calibration),
-    }
-    _write_text(folder / "metrics.json", _json(metrics))
-    _write_text(folder / "run.json", _json(run))
-    _write_text(folder / "summary.txt", str(summary))
-
-
-def _write_validation(datacube: Datacube, rows: Rows, path: Path) -> None:
-    with DatacubeWriter(path) as writer:
-        for some in _chunks(rows.size):
-            writer.append(datacube.select(rows[some]))
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(without_nan(content), indent=1, allow_nan=False)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(f"{text}\n", encoding="utf-8")
+def _keep_refused(part: Path, summary: TrainSummary, task: _Task) -> None:
+    # Raised within the block that makes the model, the error leaves what was there under its name as it was. The
+    # states of the training stay too: with --gate none it is over at once.
+    with replacing(summary.model) as copy:
+        shutil.copyfile(part, copy)
+    raise GateError(
+        f"the new model does not beat '{task.start.card.name if task.start else ''}', which it began from "
+        f"({summary.verdict}): it is kept as '{summary.model}', and --gate none takes it all the same"
+    )

@@ -1,9 +1,10 @@
 """Tiny ONNX models with a card, built without TensorFlow."""
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+import onnx
+from onnx import TensorProto, compose, helper, numpy_helper
 
-from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, Golden, ModelCard, OperatingPoint
+from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, SPREAD, Golden, ModelCard, OperatingPoint
 from otrain_infer.normalise import Normalisation, Padding
 
 
@@ -20,12 +21,12 @@ def make_card(planes=("DIFF",), size=(64, 64), normalisation=None, **fields) -> 
 
 
 def make_model(
-    card: ModelCard | None = None, *, text: str | None = None, inner=INPUT, outer=OUTPUT, gain=30.0
+    card: ModelCard | None = None, *, text: str | None = None, inner=INPUT, outer=OUTPUT, gain=30.0, seed=7
 ) -> bytes:
     """A convolution, a ReLU, a dense layer and a softmax of two: enough to make every pixel count."""
     card = card or make_card()
     ny, nx, planes = card.shape
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     weights = {
         "kernel": rng.normal(size=(4, planes, 3, 3)),
         "dense": gain * rng.normal(size=(4 * ny * nx, 2)) / np.sqrt(4 * ny * nx),
@@ -58,6 +59,38 @@ def make_model(
     if text != "":
         helper.set_model_props(model, {METADATA_KEY: card.to_json() if text is None else text})
     return model.SerializeToString()
+
+
+def make_ensemble(seeds=(7, 8, 9), card: ModelCard | None = None, outputs=(OUTPUT, SPREAD), keep=False) -> bytes:
+    """Several such networks, the mean of their scores and how far apart these are, with ONNX's own reductions.
+
+    `outputs` are among score, spread, variance and cutouts; `keep` leaves the spread an axis too many.
+    """
+    card = card or make_card()
+    nodes, constants = [], []
+    for seed in seeds:
+        member = compose.add_prefix(onnx.load_model_from_string(make_model(card, seed=seed)), f"{seed}_").graph
+        member.node[0].input[0] = INPUT
+        nodes += [*member.node[:-1], helper.make_node("Identity", [f"{seed}_second"], [f"{seed}_score"])]
+        constants += member.initializer
+    nodes += [
+        helper.make_node("Concat", [f"{seed}_score" for seed in seeds], ["all"], axis=1),
+        helper.make_node("ReduceMean", ["all"], [OUTPUT], axes=[1], keepdims=0),
+        helper.make_node("ReduceMean", ["all"], ["centre"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["all", "centre"], ["apart"]),
+        helper.make_node("Mul", ["apart", "apart"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["variance"], axes=[1], keepdims=int(keep)),
+        helper.make_node("Sqrt", ["variance"], [SPREAD]),
+    ]
+    pixels = ["n", *card.shape]
+    one = ["n", 1] if keep else ["n"]
+    shapes = {OUTPUT: ["n"], SPREAD: one, "variance": one, INPUT: pixels}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in outputs]
+    start = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, pixels)
+    graph = helper.make_graph(nodes, "ensemble", [start], ends, constants)
+    joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(joined, {METADATA_KEY: card.to_json()})
+    return joined.SerializeToString()
 
 
 def full_card() -> ModelCard:

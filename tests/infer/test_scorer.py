@@ -13,7 +13,8 @@ from networks import make_card, make_model
 
 from otrain_infer import Scorer, read_cutouts
 from otrain_infer.errors import DeviceError, MissingExtraError, ModelError, UsageError
-from otrain_infer.scorer import correct_for_ratio, installed_runtimes
+from otrain_infer.scorer import correct_for_ratio
+from otrain_infer.session import installed_runtimes
 
 
 @pytest.fixture(scope="module")

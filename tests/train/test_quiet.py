@@ -31,16 +31,15 @@ def test_nothing_is_hidden_when_debugging(capfd, monkeypatch):
     assert capfd.readouterr().err == "noise"
 
 
-@pytest.mark.parametrize("command", ["train", "export"])
-def test_without_tensorflow_one_sentence_says_what_to_install(command, tmp_path):
+@pytest.mark.parametrize(("module", "command"), [("cli", "train"), ("cli_export", "export")])
+def test_without_tensorflow_one_sentence_says_what_to_install(module, command, tmp_path):
     arguments = {
         "train": ["--cube", "c.npz", "--model-path", ".", "--model-name", "m"],
         "export": ["m.h5", "--output", "m.onnx", "--planes", "DIFF", "--normalisation", "l2"],
     }
     np.savez(tmp_path / "c.npz", cube=np.zeros((2, 16, 16, 1)), labels=[0, 1])
-    code = (
-        f"import sys; sys.modules['tensorflow'] = None; from otrain_train.cli import {command}; sys.exit({command}())"
-    )
+    imported = f"from otrain_train.{module} import {command}"
+    code = f"import sys; sys.modules['tensorflow'] = None; {imported}; sys.exit({command}())"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments[command]], capture_output=True, text=True, check=False, cwd=tmp_path
     )
