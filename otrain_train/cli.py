@@ -1,7 +1,7 @@
 """The commands that make models: one parser and one short function each; heavy imports are inside."""
 
 import math
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -108,6 +108,7 @@ def _train_parser() -> ConfigParser:
         help="networks trained besides, so that suspicious labels are sought among all rows; 0 seeks them among those "
         "that are not learnt from",
     )
+    option("--report", action=BooleanOptionalAction, default=True, help="write report.html")
     add_settings(parser)
     return parser
 

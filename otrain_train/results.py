@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,7 @@ class TrainSummary:
 
 def write_results(
     summary: TrainSummary, run: dict[str, Any], labels: npt.NDArray[np.int64], scores: Scores
-) -> Sequence[Path]:
+) -> list[Path]:
     """Write the plots, tables and texts of a training in its folder.
 
     Parameters
@@ -182,7 +181,7 @@ def write_results(
 
     Returns
     -------
-    sequence of Path
+    list of Path
         The files.
 
     Raises

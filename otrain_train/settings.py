@@ -184,6 +184,7 @@ class RunSettings:
     tracker: str = "none"
     tune: int = 0
     label_folds: int = 0
+    report: bool = True
 
     def __post_init__(self) -> None:
         _require(self.gate in GATES, f"gate is one of {', '.join(GATES)}, not {self.gate}")

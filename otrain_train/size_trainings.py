@@ -21,7 +21,6 @@ from otrain_infer.card import ModelCard
 from otrain_infer.normalise import Normalisation
 from otrain_infer.scorer import Scorer
 from otrain_train import checkpoint
-from otrain_train.calibrate import fit_temperature, fold_temperature
 from otrain_train.datacube import Datacube
 from otrain_train.metrics import figures, without_nan
 from otrain_train.planes import open_in_planes
@@ -191,10 +190,10 @@ def _gathered_warnings() -> Iterator[list[str]]:
 def _measure(study: Study, datacube: Datacube, fitted: Any, threads: int) -> dict[str, Any]:
     # As a model is made and measured elsewhere: calibrated, exported, and scored by what runs in production.
     from otrain_train.export import export
+    from otrain_train.members import calibrate
 
-    labels, settings = datacube.labels[fitted.holdout], study.settings
-    calibration = fit_temperature(fitted.holdout_logits, labels, np.take(fitted.class_weights, labels))
-    fold_temperature(fitted.model, calibration.temperature)
+    settings = study.settings
+    calibrate(datacube, [fitted])
     card = ModelCard(
         name="size",
         version="1",

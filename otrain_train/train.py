@@ -23,26 +23,31 @@ from otrain_infer.errors import GateError
 from otrain_infer.normalise import Normalisation
 from otrain_infer.scorer import Scorer, Scores
 from otrain_train import checkpoint, gate
-from otrain_train.calibrate import Calibration, at_threshold, fit_temperature, fold_temperature, operating_points
+from otrain_train.calibrate import at_threshold, operating_points
 from otrain_train.datacube import Datacube
 from otrain_train.devices import start as start_devices
-from otrain_train.ensemble import join
 from otrain_train.epochs import OnEpoch, Progress
+from otrain_train.evaluation import Evaluation
 from otrain_train.export import MAX_ROWS, export, rewrite_card
-from otrain_train.fit import FitResult, check_classes, checkpoint_path, fit
-from otrain_train.history import Course
+from otrain_train.fit import check_classes, checkpoint_path, fit
+from otrain_train.members import Members, fit_members
 from otrain_train.metrics import figures
+from otrain_train.out_of_fold import score_out_of_fold
 from otrain_train.planes import open_in_planes
 from otrain_train.pretrained import Pretrained, open_pretrained
 from otrain_train.provenance import describe_run, make_card
+from otrain_train.report import write_report
 from otrain_train.results import ENOUGH_FOR_POINTS, ModelFiles, TrainSummary, write_results
 from otrain_train.rows import score_rows, spread_rows, usable_rows, write_rows
 from otrain_train.settings import RunSettings, TrainSettings
 from otrain_train.splits import Rows, group_by, split_rows
+from otrain_train.tracker import Tracker, open_tracker
 
 __all__ = ["RunSettings", "TrainSettings", "TrainSummary", "fit", "train"]
 
 log = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.int64]
 
 MIN_ROWS = 20
 
@@ -60,17 +65,8 @@ class _Task:
     start: Pretrained | None
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
+    def labels(self) -> Labels:
         return self.datacube.labels[self.validation]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Trained:
-    # The networks as one, calibrated.
-    network: Any
-    fits: list[FitResult]
-    calibration: Calibration
-    interrupted: bool
 
 
 def train(
@@ -85,7 +81,7 @@ def train(
     """Train a network, or an ensemble, on a datacube, export it and measure it.
 
     Writes ``CNN_training/NAME.onnx`` and ``NAME.keras`` in `model_path` and, in ``CNN_training/NAME/``, the plots of
-    loss, accuracy and scores, ``summary.txt``, ``metrics.json``, ``history.csv``, ``run.json`` and
+    loss, accuracy and scores, ``report.html``, ``summary.txt``, ``metrics.json``, ``history.csv``, ``run.json`` and
     ``validation_set/cube_validation.npz``. The ONNX file comes last, when all is well. Files of those names are
     replaced; no other file is touched. A training that was killed or interrupted goes on where it was when called
     again with the same datacube and settings.
@@ -130,10 +126,12 @@ def train(
     files = ModelFiles.named(Path(model_path), model_name)
     with _own_files(files, settings) as own:
         task = _prepare(Path(cube), own, settings, around)
-        trained = _train(task, progress, on_epoch)
-        run = describe_run(task.cube, task.datacube, task.validation, trained.fits, task.start)
-        summary = _export_and_measure(task, trained, run)
-        if not trained.interrupted:
+        with open_tracker(around.tracker if own is files else "none", own.folder, model_name) as tracker:
+            task = _tune(task, progress)
+            tracker.settings(task.settings.to_dict())
+            members = _fit(task, tracker, progress, on_epoch)
+            summary = _export_and_measure(task, members, tracker, progress)
+        if not members.interrupted:
             for seed in settings.seeds:
                 checkpoint.remove(checkpoint_path(own.folder, seed))
     return replace(summary, files=files)
@@ -161,64 +159,41 @@ def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: Run
     files.prepare()
     labels, groups = datacube.labels[rows], group_by(datacube, settings.group_key)[rows]
     training, validation = (rows[part] for part in split_rows(labels, groups, settings.frac, settings.seed))
+    # In the order of their datacube file: all real ones, then all bogus ones.
+    validation = validation[np.argsort(-datacube.labels[validation], kind="stable")]
     return _Task(cube, datacube, training, validation, settings, around, files, start)
 
 
-def _train(task: _Task, progress: Progress | None, on_epoch: OnEpoch | None) -> _Trained:
-    fits: list[FitResult] = []
-    seeds = task.settings.seeds
-    for member in range(len(seeds)):
-        try:
-            fits.append(_fit_member(task, member, progress, on_epoch))
-        except KeyboardInterrupt:
-            if not fits:
-                raise
-            break
-        if fits[-1].interrupted:
-            break
-    interrupted = fits[-1].interrupted or len(fits) < len(seeds)
-    if interrupted and len(seeds) > 1:
-        log.warning("the model is made of %d of %d networks", len(fits), len(seeds))
-    first = fits[0]
-    labels = task.datacube.labels[first.holdout]
-    logits = np.stack([each.holdout_logits for each in fits])
-    calibration = fit_temperature(logits, labels, np.take(first.class_weights, labels))
-    for each in fits:
-        fold_temperature(each.model, calibration.temperature)
-    return _Trained(join([each.model for each in fits]), fits, calibration, interrupted)
+def _tune(task: _Task, progress: Progress | None) -> _Task:
+    if not task.around.tune:
+        return task
+    from otrain_train.tune import tune  # Optuna is an extra
+
+    found = tune(task.datacube, task.training, task.settings, task.around.tune, task.files.folder, progress)
+    return replace(task, settings=found)
 
 
-def _fit_member(task: _Task, member: int, progress: Progress | None, on_epoch: OnEpoch | None) -> FitResult:
-    seeds = task.settings.seeds
-    if len(seeds) > 1:
-        log.info("network %d of %d, seed %d", member + 1, len(seeds), seeds[member])
-        progress = _of_all(progress, member, len(seeds)) if progress else None
-        on_epoch = _of_seed(on_epoch, seeds[member]) if on_epoch else None
-    start = task.start.network(member) if task.start else None
-    return fit(task.datacube, task.training, task.settings, task.files.folder, progress, member, start, on_epoch)
+def _fit(task: _Task, tracker: Tracker, progress: Progress | None, on_epoch: OnEpoch | None) -> Members:
+    def told(epoch: dict[str, float]) -> None:
+        tracker.epoch(epoch)
+        if on_epoch:
+            on_epoch(epoch)
+
+    folder = task.files.folder
+    return fit_members(task.datacube, task.training, task.settings, folder, task.start, progress, told)
 
 
-def _of_all(progress: Progress, member: int, members: int) -> Progress:
-    def report(done: int, total: int, words: str) -> None:
-        progress(member * total + done, members * total, f"network {member + 1} of {members}, {words}")
-
-    return report
-
-
-def _of_seed(on_epoch: OnEpoch, seed: int) -> OnEpoch:
-    return lambda epoch: on_epoch(epoch | {"seed": float(seed)})
-
-
-def _export_and_measure(task: _Task, trained: _Trained, run: dict[str, Any]) -> TrainSummary:
+def _export_and_measure(task: _Task, members: Members, tracker: Tracker, progress: Progress | None) -> TrainSummary:
     files, validation, labels = task.files, task.validation, task.labels
+    run = describe_run(task.cube, task.datacube, validation, members.fits, task.start)
     with replacing(files.model) as part:
-        network, calibration = trained.network, trained.calibration
-        settings, name = trained.fits[0].settings, files.folder.name
-        card = make_card(name, task.datacube, network, settings, calibration, run, task.around.note)
-        card = export(network, card, part, task.datacube.read(spread_rows(validation, MAX_ROWS)))
+        settings, name = members.fits[0].settings, files.folder.name
+        card = make_card(name, task.datacube, members.network, settings, members.calibration, run, task.around.note)
+        card = export(members.network, card, part, task.datacube.read(spread_rows(validation, MAX_ROWS)))
         scorer = Scorer(part)
         scores = score_rows(scorer, task.datacube, validation)
-        points, points_from = _choose_points(scorer, task.datacube, trained.fits[0].holdout, labels, scores)
+        held = score_rows(scorer, task.datacube, members.fits[0].holdout)
+        points, points_from = _choose_points(task.datacube.labels[members.fits[0].holdout], held, labels, scores)
         verdict = _pass_gate(task, scores, run)
         refused = verdict is not None and not verdict.passed and task.around.gate != "none"
         summary = TrainSummary(
@@ -226,38 +201,63 @@ def _export_and_measure(task: _Task, trained: _Trained, run: dict[str, Any]) -> 
             figures=figures(labels, scores, task.settings.threshold),
             points=points,
             points_from=points_from,
-            calibration=calibration,
-            courses=_courses(trained, task.settings),
-            interrupted=trained.interrupted,
+            calibration=members.calibration,
+            courses=members.courses,
+            interrupted=members.interrupted,
             verdict=verdict,
         )
         known = card.metrics | summary.figures.to_dict() | {"operating_points_from": points_from}
         known |= {"gate": verdict.to_dict()} if verdict else {}
         rewrite_card(part, replace(card, metrics=known, operating_points=points))
-        write_results(summary, run, labels, scores)
+        written = write_results(summary, run, labels, scores)
         write_rows(task.datacube, validation, files.validation)
         with replacing(summary.network) as file:
-            network.save(file)
+            members.network.save(file)
+        if task.around.report:
+            seen = _seen_through(task, members, scores, held, progress)
+            written.append(_report(task, summary, run, Scorer(part), scores, seen))
+        tracker.figures(summary.figures.to_dict())
+        tracker.files(written)
         if refused:
             _keep_refused(part, summary, task)
     return summary
 
 
-def _courses(trained: _Trained, settings: TrainSettings) -> tuple[Course, ...]:
-    # An interrupted ensemble has fewer networks than seeds.
-    return tuple(
-        Course(seed, each.history, each.best_epoch) for seed, each in zip(settings.seeds, trained.fits, strict=False)
+def _seen_through(task: _Task, members: Members, scores: Scores, held: Scores, progress: Progress | None) -> Scores:
+    # Scores of all rows by networks that have not learnt them, in which suspicious labels show; NaN for the others.
+    found = np.full(len(task.datacube), np.nan, np.float32)
+    folds, settings = task.around.label_folds, members.fits[0].settings
+    if folds and not members.interrupted:
+        rows = np.sort(np.concatenate([task.training, task.validation]))
+        folder = task.files.folder / "label_folds"
+        found[rows] = score_out_of_fold(task.datacube, rows, settings, folds, folder, progress)
+    else:
+        found[task.validation], found[members.fits[0].holdout] = scores, held
+    return found
+
+
+def _report(
+    task: _Task, summary: TrainSummary, run: dict[str, Any], scorer: Scorer, scores: Scores, seen: Scores
+) -> Path:
+    threshold = task.settings.threshold
+    return write_report(
+        task.files.folder / "report.html",
+        Evaluation(Datacube.load(task.files.validation), scores, threshold, scorer),
+        network=summary.network,
+        courses=summary.courses,
+        run=run,
+        screened=Evaluation(task.datacube, seen, threshold, scorer),
+        seed=task.settings.seed,
     )
 
 
 def _choose_points(
-    scorer: Scorer, datacube: Datacube, holdout: Rows, labels: npt.NDArray[np.int64], scores: Scores
+    held_labels: Labels, held: Scores, labels: Labels, scores: Scores
 ) -> tuple[tuple[OperatingPoint, ...], str]:
-    held = datacube.labels[holdout]
-    if np.bincount(held, minlength=2).min() < ENOUGH_FOR_POINTS:
+    if np.bincount(held_labels, minlength=2).min() < ENOUGH_FOR_POINTS:
         # Too few to tell 1 % by. The thresholds then flatter the validation rows a little, and the card says so.
         return operating_points(labels, scores), "validation"
-    chosen = operating_points(held, score_rows(scorer, datacube, holdout))
+    chosen = operating_points(held_labels, held)
     return tuple(at_threshold(each.name, each.threshold, labels, scores) for each in chosen), "holdout"
 
 

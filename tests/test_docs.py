@@ -53,13 +53,26 @@ OPTIONS = {
     "otrain-export": "--output --name --normalisation --padding --planes --size --threshold --precision "
     "--calibration-cube",
     "otrain-mock": "--output --n-true --n-false --size --planes --seed",
+    "otrain-checkinfer": "--plots --crossmatch --infer --maglim --cnn-problim --fwhm-ratio-lower --fwhm-ratio-upper",
+    "otrain-diagnostics": "--path-cube-validation --model-path --threshold --path-diagnostics",
+    "otrain-plot-results": "--path-cube-validation --model-path --path-plots --threshold",
+    "otrain-plots-results": "--path-cube-validation --model-path --path-plots --threshold",
+    "otrain-optimise-dataset-size": "--cube --model-path --model-name --epochs --n-sections --dropout --outdir",
+    "otrain-grad-cam": "--cube --model-path --cam-path --n-random --threshold",
 }
+
+TRAINING = [name for name, where in PROJECT["scripts"].items() if where.startswith("otrain_train")]
 
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_the_options_that_are_a_contract(command):
     shown = help_of(command)
     assert not [option for option in OPTIONS[command].split() if option not in shown]
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_every_training_command_takes_a_file_of_options(command):
+    assert "--config" in help_of(command)
 
 
 def test_make_targets_in_the_readme_exist():

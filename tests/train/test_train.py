@@ -20,9 +20,10 @@ from otrain_train.datacube import Datacube, sha256
 from otrain_train.fit import checkpoint_path, class_weights, fit, suitable_batch
 from otrain_train.metrics import figures
 from otrain_train.network import LEARNING_RATES
+from otrain_train.rows import usable_rows
 from otrain_train.settings import RunSettings, TrainSettings, option_name, options
-from otrain_train.train import train, usable_rows
-from otrain_train.trainer import FlipsAndTurns, learning_rate
+from otrain_train.train import train
+from otrain_train.trainer import learning_rate
 
 QUICK = TrainSettings(epochs=3, min_steps=4, batch_size=16, seeds=(5,))
 WHOLE = replace(QUICK, min_steps=20)
@@ -429,20 +430,6 @@ def test_unknown_normalisation_and_network_are_refused_before_training(tmp_path)
 def test_defaults_are_those_of_the_settings():
     promised = {"epochs": 10, "frac": 0.15, "dropout": 0.3, "threshold": 0.5}
     assert {name: options()[name]["default"] for name in promised} == promised
-
-
-@pytest.mark.parametrize(("shape", "ways"), [((4, 4), 8), ((3, 5), 4)])
-def test_augmentation_takes_every_way_and_no_other(shape, ways):
-    cutout = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    turned = [np.rot90(each, k) for each in (cutout, cutout.T) for k in range(4)]
-    allowed = {each.tobytes() for each in turned if each.shape == shape}
-    assert len(allowed) == ways
-    batch = np.repeat(cutout[None, :, :, None], 200, axis=0)
-    layer = FlipsAndTurns(seed=1)
-    found = [each.tobytes() for each in np.asarray(layer(batch, training=True))[..., 0]]
-    assert set(found) == allowed
-    assert max(found.count(each) for each in allowed) < 2 * 200 / ways
-    assert np.array_equal(layer(batch, training=False), batch)
 
 
 def test_learning_rate_rises_and_falls():
