@@ -1,4 +1,4 @@
-"""The commands that make models: one parser and one short function each; heavy imports are inside."""
+"""The commands that build datacubes and train models: one parser and one short function each; imports are inside."""
 
 import math
 from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace

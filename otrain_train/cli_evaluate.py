@@ -53,7 +53,8 @@ def _diagnostics(arguments: Namespace) -> int:
 
 def _plot_results_parser() -> ConfigParser:
     parser = ConfigParser(
-        prog="otrain-plot-results", description="Plot how good a model is: by magnitude, by threshold, by score."
+        prog="otrain-plot-results",
+        description="Plot how good a model is: by magnitude, by threshold, by score. Also called otrain-plots-results.",
     )
     _add_model(parser)
     parser.add_argument("--path-plots", type=Path, default=Path("plots"), help="folder for the plots")
