@@ -5,6 +5,7 @@ import mmap
 import os
 import struct
 import tokenize
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -86,8 +87,7 @@ def _read_members(path: Path, file: IO[bytes]) -> dict[str, Array]:
         archive = zipfile.ZipFile(file)
     except DAMAGED:
         raise DatacubeError(f"'{path}' is not an .npz file, or it is truncated: make the file anew") from None
-    # The arrays keep the map open for as long as they live.
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped = map_file(file.fileno())
     arrays = {}
     with archive:
         for info in archive.infolist():
@@ -103,6 +103,26 @@ def _read_members(path: Path, file: IO[bytes]) -> dict[str, Array]:
             except DAMAGED as error:
                 raise DatacubeError(f"'{key}' in '{path}' is damaged ({error}): make the file anew") from None
     return arrays
+
+
+class MappedFile(mmap.mmap):
+    """A memory-mapped file that can be read, too, which does not make its pages memory of the process.
+
+    Attributes
+    ----------
+    descriptor
+        The open file.
+    """
+
+    descriptor: int
+
+
+def map_file(descriptor: int) -> MappedFile:
+    """Map an open file for reading; arrays made of the map keep it, and the file, open for as long as they live."""
+    mapped = MappedFile(descriptor, 0, access=mmap.ACCESS_READ)
+    mapped.descriptor = os.dup(descriptor)
+    weakref.finalize(mapped, os.close, mapped.descriptor).atexit = False
+    return mapped
 
 
 class _ObjectsError(Exception):

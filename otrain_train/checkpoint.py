@@ -4,12 +4,14 @@ Written whole or not at all. A file that belongs to other settings, other data o
 that cannot be read, counts as none.
 """
 
+import io
 import json
 import logging
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +63,11 @@ def write(path: Path, key: str, state: State) -> None:
     OutputError
         When the file cannot be written.
     """
+    with replacing(path) as part, part.open("wb") as file:
+        _save(file, key, state)
+
+
+def _save(file: IO[bytes], key: str, state: State) -> None:
     about = {
         "key": key,
         "epoch": state.epoch,
@@ -72,8 +79,20 @@ def write(path: Path, key: str, state: State) -> None:
     members: dict[str, npt.NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
     members |= {f"variable_{i}": value for i, value in enumerate(state.variables)}
     members |= {f"best_{i}": value for i, value in enumerate(state.best)}
-    with replacing(path) as part, part.open("wb") as file:
-        np.savez(file, allow_pickle=False, **members)
+    np.savez(file, allow_pickle=False, **members)
+
+
+def to_bytes(state: State) -> bytes:
+    """Give a state as bytes, to be sent to other hosts."""
+    file = io.BytesIO()
+    _save(file, "", state)
+    return file.getvalue()
+
+
+def from_bytes(content: bytes) -> State:
+    """Give the state that `to_bytes` was given."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as members:
+        return _load(members)
 
 
 def read(path: Path, key: str) -> State | None:
@@ -82,20 +101,24 @@ def read(path: Path, key: str) -> State | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
-            about = json.loads(members["about"].tobytes())
-            if about["key"] != key:
+            if json.loads(members["about"].tobytes())["key"] != key:
                 log.warning("%s is of other settings, data or versions: the training starts anew", path)
                 return None
-            return State(
-                int(about["epoch"]),
-                [members[f"variable_{i}"] for i in range(about["variables"])],
-                [members[f"best_{i}"] for i in range(about["best"])],
-                int(about["best_epoch"]),
-                about["history"],
-            )
+            return _load(members)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("%s cannot be read (%s): the training starts anew", path, error)
         return None
+
+
+def _load(members: Mapping[str, npt.NDArray[Any]]) -> State:
+    about = json.loads(members["about"].tobytes())
+    return State(
+        int(about["epoch"]),
+        [members[f"variable_{i}"] for i in range(about["variables"])],
+        [members[f"best_{i}"] for i in range(about["best"])],
+        int(about["best_epoch"]),
+        about["history"],
+    )
 
 
 def remove(path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from otrain_infer.datacube import read_numbers, read_pixels, read_planes, read_texts
 from otrain_infer.errors import DatacubeError
 from otrain_infer.npz import Member, open_npz, write_npz
+from otrain_train.mapped import read_rows
 from otrain_train.splits import split_rows
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,8 @@ class Datacube:
     def _blocks(self, key: str) -> Iterator[Array]:
         column, step = getattr(self, key), rows_per_block(self.cube)
         for start in range(0, len(self), step):
-            yield column[start : start + step]
+            rows = slice(start, start + step)
+            yield self.read(rows) if key == "cube" else column[rows]
 
     def select(self, rows: npt.NDArray[Any] | Sequence[int] | slice) -> "Datacube":
         """Give some of the rows, as an index array, a bool (n,) or a slice says; a slice copies nothing.
@@ -196,10 +198,26 @@ class Datacube:
         DatacubeError
             When no row is left.
         """
-        index = rows if isinstance(rows, slice) else np.asarray(rows)
+        index = rows if isinstance(rows, slice) else np.arange(len(self))[np.asarray(rows)]
         if len(np.arange(len(self))[index]) == 0:
             raise DatacubeError("no row was selected: a datacube holds at least one cutout")
-        return Datacube(planes=self.planes, **{key: getattr(self, key)[index] for key in COLUMNS})
+        cube = self.cube[index] if isinstance(index, slice) else self.read(index)
+        return Datacube(cube=cube, planes=self.planes, **{key: getattr(self, key)[index] for key in COLUMNS[1:]})
+
+    def read(self, rows: npt.NDArray[Any] | slice) -> npt.NDArray[np.float32]:
+        """Copy the raw pixels of some rows; nothing else of a memory-mapped cube stays in memory.
+
+        Parameters
+        ----------
+        rows
+            int64 (m,), or a slice.
+
+        Returns
+        -------
+        ndarray
+            float32 (m, ny, nx, planes), contiguous and writable.
+        """
+        return read_rows(self.cube, rows)
 
     def split(self, fraction: float, rng: np.random.Generator | int) -> tuple["Datacube", "Datacube"]:
         """Split into a training and a validation part, as `split_rows` does.

@@ -183,4 +183,4 @@ def _unnamed(cube: npt.NDArray[Any], scorer: Scorer) -> tuple[str, ...] | None:
 
 def _in_planes(datacube: Datacube, scorer: Scorer, rows: Rows) -> Pixels:
     picked = pick_planes(datacube.planes, len(datacube.planes), scorer.card)
-    return np.ascontiguousarray(datacube.cube[rows][..., picked])
+    return np.ascontiguousarray(datacube.read(rows)[..., picked])

@@ -5,9 +5,7 @@ The rows are split once more: the network learns from most of them, and the hold
 
 import hashlib
 import json
-import logging
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,23 @@ import numpy.typing as npt
 from otrain_infer import __version__
 from otrain_infer.errors import DatacubeError, UsageError
 from otrain_infer.normalise import Normalisation
-from otrain_train import checkpoint
 from otrain_train.datacube import Datacube
-from otrain_train.metrics import sweep
-from otrain_train.network import LEARNING_RATES, build, fold_scale
-from otrain_train.settings import TrainSettings
-from otrain_train.splits import Rows, split_rows
+from otrain_train.devices import Devices
+from otrain_train.devices import start as start_devices
+from otrain_train.epochs import CHUNK, Epochs, OnEpoch, Progress
+from otrain_train.feed import Feed
+from otrain_train.finetune import begin
+from otrain_train.network import LEARNING_RATES, fold_scale
+from otrain_train.settings import TrainSettings, option_name
+from otrain_train.splits import Rows, group_by, split_rows
 from otrain_train.trainer import Trainer, backend_versions, make_repeatable
 
-log = logging.getLogger(__name__)
+__all__ = ["FitResult", "OnEpoch", "Progress", "check_classes", "checkpoint_path", "class_weights", "fit"]
 
-Progress = Callable[[int, int, str], None]
+Texts = npt.NDArray[np.str_]
 
 MIN_ROWS = 10
 MANY_ROWS = 2000
-CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +77,16 @@ def fit(
     folder: Path,
     progress: Progress | None = None,
     member: int = 0,
+    start: Any = None,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train a network.
 
-    The same rows and settings give the same network, to the bit on a CPU. The state after each epoch is kept in
+    The same rows and settings give the same network, to the bit, but for XLA on a GPU. The state after each epoch is kept in
     `folder`; a training that was killed goes on from there when it is called again with the same rows and settings.
-    Ctrl-C ends the training with the best epoch so far. Pixels are read and normalised batch by batch.
+    Ctrl-C ends the training with the best epoch so far. Pixels are read and normalised batch by batch, ahead of the
+    steps; no more than that of a memory-mapped datacube is in memory. Where several hosts train together, all of them
+    call this with the same rows and settings and get the same network, and the chief alone keeps the state.
 
     Parameters
     ----------
@@ -98,6 +102,12 @@ def fit(
         Called with the steps done, all steps, and a few words, after each step.
     member
         Which of the seeds to train with; the holdout rows are the same for all of them.
+    start
+        A Keras network that has learnt already, as `otrain_train.finetune.begin` takes it: the training begins with its
+        weights, of which only those of dense layers learn in the first `settings.frozen_epochs` epochs. It is left as
+        it is.
+    on_epoch
+        Called with the figures of each epoch, on the chief only, once its state is kept.
 
     Returns
     -------
@@ -108,141 +118,74 @@ def fit(
     DatacubeError
         When a class has too few rows.
     UsageError
-        When the network is unknown or the cutouts too small for it, or the loss is no longer a number.
+        When the network is unknown or the cutouts too small for it, the loss is no longer a number, the column that
+        keeps rows together is empty, TF_CONFIG is not what it should be, or a batch is smaller than the devices are
+        many.
+    ModelError
+        When `start` takes other cutouts, or its end is not understood.
+    DeviceError
+        When hosts cannot be joined, or one has gone.
     OutputError
         When the state cannot be written.
     """
     seed = settings.seeds[member]
-    make_repeatable(seed)
-    shape = datacube.cube.shape[1:]
-    network = build(settings.network, shape, settings.dropout, seed, settings.normalisation, settings.width)
-    check_classes(datacube.labels[rows], MIN_ROWS, "to train on")
-    learnt, holdout = (
-        rows[part] for part in split_rows(datacube.labels[rows], datacube.groups[rows], settings.holdout, settings.seed)
+    devices = start_devices(settings.devices)
+    make_repeatable(seed, settings.xla)
+    with devices.scope():
+        network, settings = begin(start, datacube.cube.shape[1:], settings, seed)
+    labels, groups = datacube.labels, group_by(datacube, settings.group_key)
+    check_classes(labels[rows], MIN_ROWS, "to train on")
+    parts = split_rows(labels[rows], groups[rows], settings.holdout, settings.seed)
+    learnt, holdout = (rows[part] for part in parts)
+    check_classes(labels[learnt], 1, "to learn from")
+    check_classes(labels[holdout], 1, "in the holdout rows")
+    settings = _filled_in(settings, learnt.size)
+    _check_devices(devices, settings)
+    steps = max(math.ceil(learnt.size / int(settings.batch_size or 0)), settings.min_steps)
+    epochs = Epochs(
+        trainer=Trainer(network, settings, seed, settings.epochs * steps, devices),
+        feed=Feed(datacube.cube, Normalisation(settings.normalisation)),
+        labels=labels,
+        learnt=learnt,
+        holdout=holdout,
+        weights=class_weights(labels[learnt], settings),
+        settings=settings,
+        seed=seed,
+        steps=steps,
+        frozen=0 if start is None else settings.frozen_epochs,
+        progress=progress or _silent,
+        on_epoch=on_epoch or _deaf,
     )
-    check_classes(datacube.labels[learnt], 1, "to learn from")
-    check_classes(datacube.labels[holdout], 1, "in the holdout rows")
-    weights = class_weights(datacube.labels[learnt], settings)
-    batch_size = settings.batch_size or suitable_batch(learnt.size)
-    rate = settings.learning_rate or LEARNING_RATES[settings.network]
-    settings = replace(settings, batch_size=batch_size, learning_rate=rate)
-    steps = max(math.ceil(learnt.size / batch_size), settings.min_steps)
-    loop = _Loop(datacube, learnt, holdout, settings, seed, batch_size, steps, weights, progress or _silent)
-    trainer = Trainer(network, settings, seed, settings.epochs * steps, rate)
-    state, interrupted = loop.run(trainer, checkpoint_path(folder, seed), _key(network, datacube, rows, settings, seed))
+    key = _key([network, start], datacube, rows, groups, settings, seed)
+    state, interrupted = epochs.run(checkpoint_path(folder, seed), key)
     network.set_weights(state.best)
-    logits = loop.holdout_logits(trainer)
-    folded = fold_scale(network, settings.width)
-    return FitResult(folded, state.best_epoch, state.history, learnt, holdout, logits, weights, settings, interrupted)
+    finished = epochs.trainer.finished()
+    return FitResult(
+        model=fold_scale(finished, settings.width),
+        best_epoch=state.best_epoch,
+        history=state.history,
+        learnt=learnt,
+        holdout=holdout,
+        holdout_logits=epochs.holdout_logits(),
+        class_weights=epochs.weights,
+        settings=settings,
+        interrupted=interrupted,
+    )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Loop:
-    datacube: Datacube
-    learnt: Rows
-    holdout: Rows
-    settings: TrainSettings
-    seed: int
-    batch_size: int
-    steps: int
-    weights: tuple[float, float]
-    progress: Progress
+def _filled_in(settings: TrainSettings, rows: int) -> TrainSettings:
+    size = settings.batch_size or suitable_batch(rows)
+    return replace(settings, batch_size=size, learning_rate=settings.learning_rate or LEARNING_RATES[settings.network])
 
-    def run(self, trainer: Trainer, path: Path, key: str) -> tuple[checkpoint.State, bool]:
-        state = checkpoint.read(path, key)
-        if state is not None:
-            log.info("going on after epoch %d of %d", state.epoch, self.settings.epochs)
-            trainer.restore(state.variables)
-        try:
-            while state is None or not self._over(state):
-                state = self._epoch(trainer, state)
-                checkpoint.write(path, key, state)
-            return state, False
-        except KeyboardInterrupt:
-            if state is None:
-                log.warning("interrupted before the first epoch was over: there is no model yet")
-                raise
-            log.warning("interrupted: the best of %d epochs is kept; the same command goes on from here", state.epoch)
-            return state, True
 
-    def _over(self, state: checkpoint.State) -> bool:
-        waited = state.epoch - state.best_epoch
-        return state.epoch >= self.settings.epochs or 0 < self.settings.patience <= waited
-
-    def _epoch(self, trainer: Trainer, state: checkpoint.State | None) -> checkpoint.State:
-        history = [] if state is None else state.history
-        number = len(history)
-        learnt = self._learn(trainer, number)
-        held = self._measure(trainer, number)
-        row = {"epoch": float(number + 1), **learnt, **held}
-        # The order of the scores, not the loss, which grows with confidence that the temperature will take back. Of
-        # equals the later: its learning rate was lower.
-        best = state is None or held["holdout_auc"] >= history[state.best_epoch - 1]["holdout_auc"]
-        log.info(
-            "epoch %d of %d: loss %.4f, holdout loss %.4f, holdout AUC %.4f%s",
-            number + 1,
-            self.settings.epochs,
-            row["loss"],
-            row["holdout_loss"],
-            row["holdout_auc"],
-            ", the best so far" if best else "",
+def _check_devices(devices: Devices, settings: TrainSettings) -> None:
+    if devices.count > int(settings.batch_size or 0):
+        raise UsageError(
+            f"a batch of {settings.batch_size} rows cannot be shared by {devices.count} devices: take a larger "
+            f"{option_name('batch_size')}"
         )
-        if state is None or best:
-            weights, best_epoch = trainer.network.get_weights(), number + 1
-        else:
-            weights, best_epoch = state.best, state.best_epoch
-        return checkpoint.State(number + 1, trainer.state(), weights, best_epoch, [*history, row])
-
-    def _learn(self, trainer: Trainer, epoch: int) -> dict[str, float]:
-        total = np.zeros(2)
-        for i, rows in enumerate(self._batches(epoch)):
-            labels = self.datacube.labels[rows]
-            step = epoch * self.steps + i
-            done = trainer.learn(step, self._normalised(rows), labels, np.take(self.weights, labels))
-            self._check_loss(done[0], epoch)
-            total += done
-            text = f"epoch {epoch + 1} loss {total[0] / (i + 1):.4f}"
-            self.progress(step + 1, self.steps * self.settings.epochs, text)
-        loss, accuracy = total / self.steps
-        return {"loss": float(loss), "accuracy": float(accuracy)}
-
-    def _check_loss(self, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise UsageError(
-                f"the loss is no longer a number in epoch {epoch + 1}: take a smaller learning rate than "
-                f"{self.settings.learning_rate:g} or another normalisation than '{self.settings.normalisation}'"
-            )
-
-    def _measure(self, trainer: Trainer, epoch: int) -> dict[str, float]:
-        logits = self.holdout_logits(trainer)
-        labels = self.datacube.labels[self.holdout].astype(bool)
-        margins = np.diff(logits.astype(np.float64), axis=1)[:, 0]
-        losses = np.logaddexp(0.0, np.where(labels, -margins, margins))
-        loss = float(np.average(losses, weights=np.take(self.weights, labels.astype(np.int64))))
-        self._check_loss(loss, epoch)
-        # The rank of the margin, not the score: a score that has run up against 0 or 1 would tie.
-        ranks = np.unique(margins, return_inverse=True)[1] / max(margins.size, 1)
-        return {
-            "holdout_loss": loss,
-            "holdout_accuracy": float(np.mean((margins >= 0) == labels)),
-            "holdout_auc": sweep(labels, ranks).auc,
-        }
-
-    def holdout_logits(self, trainer: Trainer) -> npt.NDArray[np.float32]:
-        chunks = (self.holdout[start : start + CHUNK] for start in range(0, self.holdout.size, CHUNK))
-        return np.concatenate([trainer.logits(self._normalised(rows)) for rows in chunks])
-
-    def _batches(self, epoch: int) -> Iterator[Rows]:
-        # Whole passes in a new order each, until there is enough for the steps: every batch is full, every row is seen.
-        rng = np.random.default_rng((self.seed, epoch))
-        wanted = self.steps * self.batch_size
-        passes = math.ceil(wanted / self.learnt.size)
-        order = np.concatenate([rng.permutation(self.learnt) for _ in range(passes)])[:wanted]
-        yield from order.reshape(self.steps, self.batch_size)
-
-    def _normalised(self, rows: Rows) -> npt.NDArray[np.float32]:
-        pixels = np.ascontiguousarray(self.datacube.cube[rows])
-        return Normalisation(self.settings.normalisation).apply(pixels, pixels)
+    if settings.xla and devices.count > 1:
+        raise UsageError(f"XLA compiles the steps of one device, and there are {devices.count}: leave it off")
 
 
 def checkpoint_path(folder: Path, seed: int) -> Path:
@@ -275,13 +218,21 @@ def _silent(_step: int, _steps: int, _text: str) -> None:
     return
 
 
-def _key(network: Any, datacube: Datacube, rows: Rows, settings: TrainSettings, seed: int) -> str:
+def _deaf(_figures: dict[str, float]) -> None:
+    return
+
+
+def _key(networks: list[Any], datacube: Datacube, rows: Rows, groups: Texts, settings: TrainSettings, seed: int) -> str:
     # Another version of a library may draw or add up in another way: then the epochs of two do not belong together.
     versions = {"otrain": __version__, "numpy": np.__version__, **backend_versions()}
-    about = [settings.to_dict(), seed, versions, network.to_json(), datacube.cube.shape]
+    known = [each for each in networks if each is not None]
+    about = [settings.to_dict(), seed, versions, [each.to_json() for each in known], datacube.cube.shape]
     digest = hashlib.sha256(json.dumps(about).encode())
-    for start in range(0, rows.size, CHUNK):
-        digest.update(np.ascontiguousarray(datacube.cube[rows[start : start + CHUNK]]).data)
-    for each in (datacube.labels[rows], datacube.groups[rows], rows):
+    # The weights of a new network follow from the seed; those of one that has learnt already do not.
+    for weights in known[1].get_weights() if len(known) > 1 else ():
+        digest.update(np.ascontiguousarray(weights).data)
+    for some in range(0, rows.size, CHUNK):
+        digest.update(datacube.read(rows[some : some + CHUNK]).data)
+    for each in (datacube.labels[rows], groups[rows], rows):
         digest.update(np.ascontiguousarray(each).tobytes())
     return digest.hexdigest()

@@ -138,6 +138,14 @@ class Sweep:
         tpr, fpr = np.append(0.0, self.recall), np.append(0.0, self.fpr)
         return float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2))
 
+    @property
+    def auc_error(self) -> float:
+        """Standard error of `auc` (Hanley & McNeil 1982); 0 where no bogus row has a higher score than a real one."""
+        auc, fewest = self.auc, min(self.real, self.bogus)
+        of_real, of_bogus = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+        spread = auc * (1 - auc) + (self.real - 1) * (of_real - auc**2) + (self.bogus - 1) * (of_bogus - auc**2)
+        return math.sqrt(max(spread, 0.0) / (self.real * self.bogus)) if fewest else math.nan
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reliability:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from otrain_infer.card import PLANES
 from otrain_infer.datacube import read_planes
 from otrain_infer.errors import DatacubeError, OutputError, UsageError
-from otrain_infer.npz import open_npz
+from otrain_infer.npz import map_file, open_npz
 from otrain_train.datacube import REQUIRED, Datacube, rows_per_block
+from otrain_train.mapped import read_rows
 
 
 def open_in_planes(path: Path, planes: Sequence[str] | None = None) -> Datacube:
@@ -86,9 +87,9 @@ def _rearranged(cube: npt.NDArray[np.float32], planes: list[int]) -> npt.NDArray
         with tempfile.TemporaryFile() as file:
             step = rows_per_block(cube)
             for start in range(0, len(cube), step):
-                file.write(np.ascontiguousarray(cube[start : start + step][..., planes]).data)
+                file.write(np.ascontiguousarray(read_rows(cube, slice(start, start + step))[..., planes]).data)
             file.flush()
-            return np.memmap(file, np.float32, "r", shape=(*cube.shape[:3], len(planes)))
+            return np.frombuffer(map_file(file.fileno()), np.float32).reshape(*cube.shape[:3], len(planes))
     except OSError as error:
         raise OutputError(
             f"the planes could not be copied in another order to '{tempfile.gettempdir()}' ({error.strerror or error}):"

@@ -75,7 +75,7 @@ class TrainSettings:
     learning_rate: float | None = _setting(None, "after the warm-up; from there it falls to 0", type=float)
     warmup: float = _setting(0.1, "fraction of all steps in which the learning rate rises")
     weight_decay: float = _setting(1e-4, "of AdamW, for kernels only")
-    patience: int = _setting(0, "epochs without a better one that end training; 0 never does")
+    patience: int = _setting(0, "epochs without one as good that end training; 0 never does")
     augmentation: tuple[str, ...] = _setting(
         ("flips-turns",), "what is done to cutouts while training: %(choices)s", choices=AUGMENTATIONS, nargs="+"
     )

@@ -1,11 +1,15 @@
 """Splitting rows in two so that an object, or an image, is never on both sides."""
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from otrain_infer.errors import DatacubeError, UsageError
+
+if TYPE_CHECKING:
+    from otrain_train.datacube import Datacube
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +23,54 @@ ORDERS = 16
 
 CLOSE_ENOUGH = 1e-5
 """Sum over the classes of the squared difference from the fraction wanted, at which no further order is tried."""
+
+
+def group_by(datacube: "Datacube", key: str) -> npt.NDArray[np.str_]:
+    """Say which rows of a datacube stay together in splits.
+
+    Parameters
+    ----------
+    datacube
+        All of it, also where only some rows are split: then the same rows stay together in every split.
+    key
+        ``groups``, ``files`` or ``candids``: rows with the same text in that column; ``nights``: rows of the same night
+        by ``mjds``, where nights are parted in the largest gap that the observations leave in the day, wherever on
+        Earth that is; ``none``: no rows.
+
+    Returns
+    -------
+    ndarray
+        Text (n,): rows with the same text stay together; a row whose text is empty, because its column is or its time
+        is not known, is its own.
+
+    Raises
+    ------
+    UsageError
+        When the column that is asked for is empty, but for ``groups``: without any, each row is its own.
+    """
+    if key == "groups":
+        return datacube.groups
+    if key == "none":
+        return np.full(len(datacube), "")
+    groups = _nights(datacube.mjds) if key == "nights" else np.asarray(getattr(datacube, key))
+    if not (groups != "").any():
+        column = "mjds" if key == "nights" else key
+        raise UsageError(
+            f"rows cannot stay together by {key}: '{column}' of the datacube is empty; take another group key"
+        )
+    return groups
+
+
+def _nights(mjds: npt.NDArray[np.float64]) -> npt.NDArray[np.str_]:
+    nights = np.full(mjds.size, "", "<U24")
+    known = np.isfinite(mjds)
+    if known.any():
+        times = np.unique(mjds[known] % 1)
+        gaps = np.diff(times, append=times[0] + 1)
+        widest = np.argmax(gaps)
+        middle = times[widest] + gaps[widest] / 2
+        nights[known] = np.floor(mjds[known] - middle).astype(np.int64).astype(np.str_)
+    return nights
 
 
 def split_rows(

@@ -154,3 +154,16 @@ def test_table_shows_every_figure_of_the_confusion_matrix():
     for each in ("41", "42", "43", "44", "0.1234", "0.2345"):
         assert each in text
     assert "nan" not in text
+
+
+def test_the_error_of_the_auc_is_the_spread_over_samples():
+    rng = np.random.default_rng(3)
+    labels = np.repeat([1, 0], [60, 40])
+    found = [sweep(labels, rng.beta(np.where(labels, 4, 2), 2)) for _ in range(400)]
+    spread = np.std([each.auc for each in found])
+    assert np.mean([each.auc_error for each in found]) == pytest.approx(spread, rel=0.15)
+
+
+def test_the_error_of_the_auc_without_a_mistake_or_a_class():
+    assert sweep([1, 0, 0], [0.9, 0.2, 0.1]).auc_error == 0
+    assert np.isnan(sweep([1, 1], [0.2, 0.3]).auc_error)
