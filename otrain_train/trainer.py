@@ -94,17 +94,17 @@ class Trainer:
             layer.trainable = not frozen or isinstance(layer, keras.layers.Dense)
         self._compile()
 
-    def learn(self, step: int, batch: Any, labels: Any, weights: Any) -> tuple[float, float]:
+    def learn(self, step: int, batch: npt.NDArray[np.float32], labels: Any, weights: Any) -> tuple[float, float]:
         """Take a step with this host's share of a batch and give the loss and the accuracy of all its rows."""
         self._optimizer.learning_rate.assign(learning_rate(step, self._steps, self._rate, self._settings.warmup))
-        truth, weight = tf.constant(labels, tf.int32), tf.constant(weights, tf.float32)
-        parts = self.devices.spread(self._batch, (batch, truth, weight))
+        arrays = tf.constant(batch), tf.constant(labels, tf.int32), tf.constant(weights, tf.float32)
+        parts = self.devices.spread(self._batch, arrays)
         loss, accuracy = joined(lambda: [float(each) for each in self._learn(*parts)])
         return loss, accuracy
 
-    def logits(self, batch: Any) -> npt.NDArray[np.float32]:
+    def logits(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Give float32 (n, 2) logits of normalised cutouts."""
-        return np.asarray(self._predict(tf.convert_to_tensor(batch)), np.float32)
+        return np.asarray(self._predict(tf.constant(batch)), np.float32)
 
     def state(self) -> Arrays:
         """Give copies of all variables."""
