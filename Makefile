@@ -33,6 +33,7 @@ demo: $(READY) ## mock cutouts, datacube, training, ONNX model, scores, a plot a
 	otrain-infer --cutouts $(DEMO)/tonight/true $(DEMO)/tonight/false --model $(DEMO)/CNN_training/demo.onnx --output $(DEMO)/infer_results.dat
 	@echo; cat $(DEMO)/CNN_training/demo/summary.txt
 	@echo "plot: $(DEMO)/CNN_training/demo/demo_scores.png"
+	@echo "report: $(DEMO)/CNN_training/demo/report.html"
 	@echo "scores of tonight's cutouts: $(DEMO)/infer_results.dat, the first of them:"
 	@head -4 $(DEMO)/infer_results.dat
 
@@ -58,7 +59,7 @@ lint: $(READY) ## style, types, rules of direction
 check: lint image-lint test ## what CI runs
 
 bench: $(READY) ## every benchmark; larger data from the folder OTRAIN_DATA
-	@for script in benchmarks/scoring.py benchmarks/accuracy.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/scoring.py benchmarks/accuracy.py benchmarks/memory.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 image-lint: $(READY) ## lint the Dockerfiles
 	hadolint Dockerfile.infer Dockerfile.train
