@@ -12,6 +12,7 @@ import numpy.typing as npt
 from otrain_infer.cutouts import FALSE_TEXTS, SENTINEL
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.table import check_output, read_table
+from otrain_train.intervals import NO_MAGNITUDE
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -25,9 +26,6 @@ NEEDED_OF_CANDIDATES = ("cand_ID", "label1", "FWHM", "FWHMPSF")
 
 MISSING = ("", "none", "nan", "null", "--")
 """What a table says, in small letters, where there is nothing."""
-
-NO_MAGNITUDE = 90.0
-"""Beyond this, either way, a magnitude is one of the numbers that stand for none (99, -99)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,11 +82,12 @@ def fit(
 ) -> FitResult:
     """Train a network.
 
-    The same rows and settings give the same network, to the bit, but for XLA on a GPU. The state after each epoch is kept in
-    `folder`; a training that was killed goes on from there when it is called again with the same rows and settings.
-    Ctrl-C ends the training with the best epoch so far. Pixels are read and normalised batch by batch, ahead of the
-    steps; no more than that of a memory-mapped datacube is in memory. Where several hosts train together, all of them
-    call this with the same rows and settings and get the same network, and the chief alone keeps the state.
+    The same rows and settings give the same network, to the bit, but for XLA on a GPU. The state after each epoch
+    is kept in `folder`; a training that was killed goes on from there when it is called again with the same rows
+    and settings. Ctrl-C ends the training with the best epoch so far. Pixels are read and normalised batch by
+    batch, ahead of the steps; no more than that of a memory-mapped datacube is in memory. Where several hosts train
+    together, all of them call this with the same rows and settings and get the same network, and the chief alone
+    keeps the state.
 
     Parameters
     ----------

@@ -8,25 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from otrain_infer.errors import UsageError
-from otrain_infer.normalise import Normalisation, find_blank
-from otrain_train.datacube import Datacube, sha256
+from otrain_infer.normalise import Normalisation
+from otrain_train.datacube import sha256
 from otrain_train.learning_curve import fit_curve
 from otrain_train.outputs import prepare_folder
 from otrain_train.planes import open_in_planes
 from otrain_train.pool import Outcome, run_in_processes, suitable_processes
 from otrain_train.results import ModelFiles
+from otrain_train.rows import usable_rows
 from otrain_train.settings import SEEDS, TrainSettings
 from otrain_train.size_plots import SizeResults
 from otrain_train.size_summary import SizeSummary, file_names, write_summary
 from otrain_train.size_trainings import Record, Study, Training, memory_of, read_record, train_one
-from otrain_train.splits import Rows, group_by, split_rows
+from otrain_train.splits import group_by, split_rows
 from otrain_train.subsets import choose_sizes, rank_rows
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
-
-CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ def _check(name: str, settings: TrainSettings) -> None:
 
 def _plan(cube: Path, folder: Path, settings: TrainSettings, sizes: SizeSettings) -> tuple[Study, list[Training]]:
     datacube = open_in_planes(cube, sizes.planes)
-    rows = _usable_rows(datacube)
+    rows = usable_rows(datacube)
     labels, groups = datacube.labels[rows], group_by(datacube, settings.group_key)[rows]
     training, test = split_rows(labels, groups, settings.frac, settings.seed)
     counts = choose_sizes(labels[training], sizes.n_sections)
@@ -170,14 +169,6 @@ def _plan(cube: Path, folder: Path, settings: TrainSettings, sizes: SizeSettings
         order = training[rank_rows(labels[training], groups[training], np.random.default_rng(seed))]
         trainings += [Training.of(study, repeat, seed, np.sort(rows[order[:count]])) for count in counts]
     return study, trainings
-
-
-def _usable_rows(datacube: Datacube) -> Rows:
-    starts = range(0, len(datacube), CHUNK)
-    blank = np.concatenate([find_blank(datacube.read(slice(start, start + CHUNK))) for start in starts])
-    if blank.any():
-        log.warning("%d of %d cutouts are blank in a plane and left out", blank.sum(), blank.size)
-    return np.flatnonzero(~blank)
 
 
 def _train(study: Study, trainings: Sequence[Training], sizes: SizeSettings, progress: Progress | None) -> Outcome:

@@ -40,6 +40,11 @@ def prepare_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -
     for result in results:
         if result.is_dir():
             raise OutputError(f"'{result}' is a folder, and a file of that name is to be written: name another folder")
+    make_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing; raises OutputError where nothing can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,7 +1,6 @@
 """What a training leaves behind: its files, its summary, and a folder of figures, plots and validation rows."""
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from otrain_train.canvas import save
 from otrain_train.gate import Verdict
 from otrain_train.history import Course, write_history
 from otrain_train.metrics import Figures, table, without_nan
+from otrain_train.outputs import make_folder
 from otrain_train.plots import draw_scores
 
 ENOUGH_FOR_POINTS = 100
@@ -73,14 +73,7 @@ class ModelFiles:
     def prepare(self) -> None:
         """Make the folders, and find out before the hours of training, not after, what cannot be written."""
         for folder in (self.validation.parent, self.model.parent):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                raise OutputError(
-                    f"nothing can be written in '{folder}' ({error.strerror}): give another --model-path"
-                ) from error
+            make_folder(folder)
 
 
 @dataclass(frozen=True, slots=True)
