@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from otrain_infer.errors import DatacubeError, OutputError, UsageError
 from otrain_train.cubewriter import DatacubeWriter
 from otrain_train.datacube import COLUMNS, Datacube, sha256
-from otrain_train.splits import split_rows
+from otrain_train.splits import group_by, split_rows
 
 
 def make(n, seed=0, size=(6, 5), planes=("SCI", "DIFF"), labels=None):
@@ -260,6 +261,42 @@ def test_split_needs_a_fraction(fraction):
 def test_split_needs_both_classes(labels):
     with pytest.raises(DatacubeError, match="at least 2 of each"):
         split_rows(np.array(labels), np.full(len(labels), ""), 0.5, 0)
+
+
+def test_rows_are_grouped_by_a_column_or_not_at_all():
+    cube = make(6)
+    columns = {"groups": "a a b b c c", "files": "1 2 1 2 1 2", "candids": "x x x y y y"}
+    cube = replace(cube, **{key: np.array(texts.split()) for key, texts in columns.items()})
+    for key in columns:
+        assert np.array_equal(group_by(cube, key), getattr(cube, key))
+    assert (group_by(cube, "none") == "").all()
+
+
+@pytest.mark.parametrize("longitude", [0, 0.3, 0.5, 0.71, 0.99])
+def test_nights_are_parted_by_day_wherever_the_telescope_is(longitude):
+    rng = np.random.default_rng(3)
+    nights = rng.integers(0, 40, 300)
+    mjds = 59_000.1 + longitude + nights + rng.uniform(-0.22, 0.22, 300)
+    mjds[[7, 11]] = np.nan
+    groups = group_by(replace(make(300), mjds=mjds), "nights")
+    assert groups[7] == groups[11] == ""
+    known = np.isfinite(mjds)
+    names = {night: set(groups[known & (nights == night)]) for night in np.unique(nights[known])}
+    assert all(len(each) == 1 for each in names.values())
+    assert len(set.union(*names.values())) == len(names)
+
+
+def test_one_moment_is_one_night():
+    assert len(set(group_by(replace(make(4), mjds=np.full(4, 60_000.0)), "nights"))) == 1
+
+
+@pytest.mark.parametrize(("key", "column"), [("files", "files"), ("candids", "candids"), ("nights", "mjds")])
+def test_an_empty_column_groups_nothing_and_says_so(key, column):
+    texts = dict.fromkeys(("files", "candids", "groups"), np.full(4, ""))
+    cube = replace(make(4), mjds=np.full(4, np.nan), **texts)
+    with pytest.raises(UsageError, match=f"by {key}: '{column}' of the datacube is empty"):
+        group_by(cube, key)
+    assert (group_by(cube, "groups") == "").all()
 
 
 def test_split_of_a_datacube():

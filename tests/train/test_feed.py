@@ -25,9 +25,11 @@ def saved(kind, tmp_path):
     return Datacube.load(tmp_path / "c.npz", ("SCI", "DIFF")).cube
 
 
+@pytest.mark.parametrize("block", [1, 50_000, 1 << 22])
 @pytest.mark.parametrize("kind", ["memory", "mapped", "saved by numpy"])
 @pytest.mark.parametrize("method", ["l2", "robust"])
-def test_batches_come_in_order_as_the_network_takes_them(kind, method, tmp_path):
+def test_batches_come_in_order_as_the_network_takes_them(block, kind, method, tmp_path, monkeypatch):
+    monkeypatch.setattr("otrain_train.feed.BLOCK", block)
     cube = saved(kind, tmp_path)
     order = np.random.default_rng(1).permutation(90).reshape(9, 10)
     order[:, 3] = order[:, 2]
@@ -40,7 +42,9 @@ def test_batches_come_in_order_as_the_network_takes_them(kind, method, tmp_path)
     assert cube.flags.writeable == (kind == "memory")
 
 
-def test_batches_are_read_ahead_but_not_far():
+@pytest.mark.parametrize("together", [1, 3])
+def test_batches_are_read_ahead_but_not_far(together, monkeypatch):
+    monkeypatch.setattr("otrain_train.feed.BLOCK", together * CUBE[0].nbytes)
     asked = []
 
     def rows_of(number):
@@ -50,9 +54,9 @@ def test_batches_are_read_ahead_but_not_far():
     stream = Feed(CUBE, Normalisation()).batches(rows_of, 0, 90)
     assert next(stream)[0] == [0]
     until = time.monotonic() + 10
-    while len(asked) < 2 and time.monotonic() < until:
+    while len(asked) < 3 * together and time.monotonic() < until:
         time.sleep(0.01)
-    assert 2 <= len(asked) < 30
+    assert 3 * together <= len(asked) < 30
     stream.close()
     time.sleep(0.2)
     stopped = len(asked)
