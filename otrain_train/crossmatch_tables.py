@@ -24,7 +24,7 @@ Texts = npt.NDArray[np.str_]
 NEEDED_OF_SOURCES = ("mag", "closest_candID")
 NEEDED_OF_CANDIDATES = ("cand_ID", "label1", "FWHM", "FWHMPSF")
 
-MISSING = ("", "none", "nan", "null", "--")
+MISSING = ("", "none", "nan", "null", "-", "--")
 """What a table says, in small letters, where there is nothing."""
 
 
@@ -161,6 +161,7 @@ def _without_copies(table: "Table", notes: list[str]) -> "Table":
 def _sources(table: "Table", notes: list[str]) -> Sources:
     mags = _magnitudes(table)
     closest = np.array([as_candid(text) for text in _texts(table, "closest_candID").tolist()], np.str_)
+    closest[_numbers(table, "Nmatches") == 0] = ""
     if np.isnan(mags).any():
         notes.append(f"{np.isnan(mags).sum()} simulated source(s) have no magnitude: they are in no range of magnitude")
     return Sources(

@@ -14,7 +14,7 @@ from otrain_infer.errors import DatacubeError, ModelError
 from otrain_infer.normalise import Pixels
 from otrain_infer.npz import open_npz
 from otrain_infer.scorer import Scorer, Scores
-from otrain_train.datacube import REQUIRED, Datacube
+from otrain_train.datacube import REQUIRED, Datacube, sha256
 from otrain_train.splits import Rows
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,13 @@ def evaluate_file(
     """Score the rows of a datacube file with a model file, as `open_model`, `load_for` and `evaluate` do."""
     scorer = open_model(model)
     datacube, done = load_for(cube, scorer), 0
+    if _has_learnt(scorer, cube, datacube):
+        log.warning(
+            "'%s' is the datacube that '%s' has learnt from: these figures flatter it; its validation rows are in %s",
+            cube,
+            scorer.card.name,
+            f"{scorer.card.name}/validation_set/cube_validation.npz",
+        )
 
     def scored(count: int) -> None:
         nonlocal done
@@ -141,6 +148,12 @@ def evaluate_file(
             progress(done, len(datacube), "scoring")
 
     return evaluate(datacube, scorer, threshold, scored)
+
+
+def _has_learnt(scorer: Scorer, cube: Path, datacube: Datacube) -> bool:
+    learnt = scorer.card.training.get("cube", {})
+    # The file is only read through where it may be the same.
+    return isinstance(learnt, dict) and learnt.get("rows") == len(datacube) and learnt.get("sha256") == sha256(cube)
 
 
 def open_model(path: Path) -> Scorer:

@@ -1,5 +1,6 @@
 """Scores of labelled rows by networks that have not learnt them: as many trainings as parts, each leaving one out."""
 
+import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from otrain_train.fit import FitResult, checkpoint_path, fit
 from otrain_train.members import calibrate
 from otrain_train.settings import TrainSettings
 from otrain_train.splits import Rows, group_by, split_rows
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1024
 
@@ -73,6 +76,7 @@ def score_out_of_fold(
     homes = [folder / f"part_{number}_of_{folds}" for number in range(1, folds + 1)]
     for number, (part, home) in enumerate(zip(parts, homes, strict=True)):
         report = _within(progress, number, folds)
+        log.info("part %d of %d: a network to judge its labels by, apart from the model", number + 1, folds)
         others = np.delete(rows, part)
         fitted = fit(datacube, others, settings, home, report)
         if fitted.interrupted:

@@ -67,9 +67,12 @@ def pick_planes(datacube: Datacube, planes: Sequence[str]) -> Datacube:
     OutputError
         When the temporary file cannot be written.
     """
-    if not planes or len(set(planes)) != len(planes) or not set(planes) <= set(datacube.planes):
+    held, missing = ", ".join(datacube.planes), ", ".join(each for each in planes if each not in datacube.planes)
+    if missing:
+        raise DatacubeError(f"it holds the planes {held} and not {missing}")
+    if not planes or len(set(planes)) != len(planes):
         raise DatacubeError(
-            f"it holds the planes {', '.join(datacube.planes)}, of which {', '.join(planes) or 'none'} cannot be taken"
+            f"of its planes, {held}, one or more different ones are to be taken, not {', '.join(planes)}"
         )
     numbers = [datacube.planes.index(plane) for plane in planes]
     steps = set(np.diff(numbers).tolist()) or {1}

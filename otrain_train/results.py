@@ -51,8 +51,9 @@ class ModelFiles:
     @property
     def refused(self) -> "ModelFiles":
         """Where a model lives that the gate refuses."""
-        name = f"{self.model.stem}.refused"
-        return ModelFiles(self.model.with_name(f"{name}.onnx"), self.network.with_name(f"{name}.keras"), self.folder)
+        name = f"{self.folder.name}.refused"
+        home = self.folder.parent
+        return ModelFiles(home / f"{name}.onnx", home / f"{name}.keras", home / name)
 
     @property
     def validation(self) -> Path:

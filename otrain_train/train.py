@@ -119,8 +119,8 @@ def train(
     ParityError
         When the exported model scores otherwise than the network.
     GateError
-        When the model does not beat the one it began from. It is kept as ``NAME.refused.onnx`` and ``.keras``, and
-        what was there as ``NAME.onnx`` and ``.keras`` stays; the folder is written all the same.
+        When the model does not beat the one it began from. It is kept under the name ``NAME.refused``, with a folder
+        of its own, and what was there under its name stays.
     """
     settings, around = settings or TrainSettings(), around or RunSettings()
     files = ModelFiles.named(Path(model_path), model_name)
@@ -152,6 +152,8 @@ def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: Run
     files.protect(cube, around.pretrained)
     start = open_pretrained(around.pretrained) if around.pretrained else None
     settings = start.settle(settings) if start else settings
+    if start and settings.frozen_epochs >= settings.epochs:
+        log.warning("of %d epochs all are frozen ones: only the dense layers learn", settings.epochs)
     Normalisation(settings.normalisation)
     datacube = start.open_cube(cube, around.planes) if start else open_in_planes(cube, around.planes)
     rows = usable_rows(datacube)
@@ -170,6 +172,7 @@ def _tune(task: _Task, progress: Progress | None) -> _Task:
     from otrain_train.tune import tune  # Optuna is an extra
 
     found = tune(task.datacube, task.training, task.settings, task.around.tune, task.files.folder, progress)
+    log.info("now the training itself, with the settings found")
     return replace(task, settings=found)
 
 
@@ -209,13 +212,17 @@ def _export_and_measure(task: _Task, members: Members, tracker: Tracker, progres
         known = card.metrics | summary.figures.to_dict() | {"operating_points_from": points_from}
         known |= {"gate": verdict.to_dict()} if verdict else {}
         rewrite_card(part, replace(card, metrics=known, operating_points=points))
+        summary.files.prepare()
         written = write_results(summary, run, labels, scores)
-        write_rows(task.datacube, validation, files.validation)
+        write_rows(task.datacube, validation, summary.files.validation)
         with replacing(summary.network) as file:
             members.network.save(file)
+        report = summary.folder / "report.html"
         if task.around.report:
             seen = _seen_through(task, members, scores, held, progress)
-            written.append(_report(task, summary, run, Scorer(part), scores, seen))
+            written.append(_report(report, task, summary, run, Scorer(part), scores, seen))
+        else:
+            report.unlink(missing_ok=True)  # that of a model before would be taken for this one's
         tracker.figures(summary.figures.to_dict())
         tracker.files(written)
         if refused:
@@ -237,15 +244,22 @@ def _seen_through(task: _Task, members: Members, scores: Scores, held: Scores, p
 
 
 def _report(
-    task: _Task, summary: TrainSummary, run: dict[str, Any], scorer: Scorer, scores: Scores, seen: Scores
+    path: Path,
+    task: _Task,
+    summary: TrainSummary,
+    run: dict[str, Any],
+    scorer: Scorer,
+    scores: Scores,
+    seen: Scores,
 ) -> Path:
     threshold = task.settings.threshold
     return write_report(
-        task.files.folder / "report.html",
-        Evaluation(Datacube.load(task.files.validation), scores, threshold, scorer),
+        path,
+        Evaluation(Datacube.load(summary.files.validation), scores, threshold, scorer),
+        title=summary.model.stem,
         network=summary.network,
         courses=summary.courses,
-        run=run,
+        run=run | ({"gate": summary.verdict.to_dict()} if summary.verdict else {}),
         screened=Evaluation(task.datacube, seen, threshold, scorer),
         seed=task.settings.seed,
     )
@@ -276,7 +290,8 @@ def _pass_gate(task: _Task, scores: Scores, run: dict[str, Any]) -> gate.Verdict
         gate.is_right(task.labels, scores, task.settings.threshold),
         gate.is_right(task.labels, before, task.start.card.threshold),
     )
-    log.info("compared with '%s': %s", task.start.card.name, verdict)
+    if verdict.passed or task.around.gate == "none":
+        log.info("compared with '%s': %s", task.start.card.name, verdict)
     return verdict
 
 

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from otrain_infer.errors import DatacubeError, GateError, ModelError, UsageError
 from otrain_infer.normalise import Normalisation, Padding
+from otrain_infer.npz import MappedFile
 from otrain_infer.scorer import Scorer
 from otrain_train.cli import train as train_command
 from otrain_train.datacube import Datacube
@@ -121,8 +122,9 @@ def test_what_does_not_is_kept_aside_and_nothing_is_replaced(work, tmp_path, cap
     assert {name: (here / name).read_bytes() for name in before} == before
     refused = Scorer(here / "OLD.refused.onnx")
     assert open_pretrained(here / "OLD.refused.keras").scorer.sha256 == refused.sha256
-    assert not json.loads((here / "OLD/metrics.json").read_text())["gate"]["passed"]
-    assert "not passed" in (here / "OLD/summary.txt").read_text()
+    assert not json.loads((here / "OLD.refused/metrics.json").read_text())["gate"]["passed"]
+    assert "not passed" in (here / "OLD.refused/summary.txt").read_text()
+    assert "OLD.refused" in (here / "OLD.refused/report.html").read_text()
     # It began from the old one and has hardly moved.
     pixels = Datacube.load(work / "c.npz").cube[..., [2, 0]]
     assert alike(refused.score_pixels(pixels), Scorer(here / "OLD.onnx").score_pixels(pixels))
@@ -194,12 +196,12 @@ def test_two_files_of_different_networks_are_told_apart(work, tmp_path):
 @pytest.mark.parametrize(
     ("cube", "planes", "said"),
     [
-        (MockSettings(30, 30, size=24, planes=("SCI", "REF")), None, "holds the planes SCI, REF, of which DIFF, SCI"),
+        (MockSettings(30, 30, size=24, planes=("SCI", "REF")), None, "holds the planes SCI, REF and not DIFF"),
         (MockSettings(30, 30, size=32), None, "32x32 pixels and 'OLD' takes 24x24: .* --cutout-size 24"),
         (
             MockSettings(30, 30, size=24),
             ("REF", "SCI"),
-            "holds the planes REF, SCI, of which DIFF, SCI cannot be taken",
+            "holds the planes REF, SCI and not DIFF",
         ),
     ],
 )
@@ -231,13 +233,21 @@ def test_planes_are_picked_in_any_order_without_taking_memory(order):
     picked = pick_planes(cube, order)
     assert picked.planes == order
     assert np.array_equal(picked.cube, cube.cube[..., [PLANES.index(plane) for plane in order]], equal_nan=True)
-    assert np.shares_memory(picked.cube, cube.cube) or isinstance(picked.cube, np.memmap)
+    assert np.shares_memory(picked.cube, cube.cube) or isinstance(picked.cube.base.base.obj, MappedFile)
     assert np.array_equal(picked.read(np.array([3, 1])), picked.cube[[3, 1]], equal_nan=True)
 
 
-@pytest.mark.parametrize("planes", [("DIFF", "DIFF"), ("NEW",), ("SCI", "NEW"), ()])
-def test_planes_that_are_not_there_are_refused(planes):
-    with pytest.raises(DatacubeError, match="holds the planes SCI, REF, DIFF"):
+@pytest.mark.parametrize(
+    ("planes", "said"),
+    [
+        (("DIFF", "DIFF"), "of its planes, SCI, REF, DIFF, one or more different ones"),
+        ((), "of its planes, SCI, REF, DIFF, one or more different ones"),
+        (("NEW",), "holds the planes SCI, REF, DIFF and not NEW"),
+        (("SCI", "NEW"), "holds the planes SCI, REF, DIFF and not NEW"),
+    ],
+)
+def test_planes_that_are_not_there_are_refused(planes, said):
+    with pytest.raises(DatacubeError, match=said):
         pick_planes(mock_arrays(MockSettings(3, 3, size=16)), planes)
 
 
