@@ -9,6 +9,7 @@ from otrain_infer.table import read_table
 from otrain_train.cli import convert, mock, train
 from otrain_train.cli_export import export
 from otrain_train.datacube import Datacube
+from otrain_train.evaluation import evaluate_file
 
 SHORT = ["--epochs", "2", "--min-steps", "5", "--learning-rate", "0.001"]
 
@@ -48,6 +49,14 @@ def test_the_datacube_scores_as_the_files_do(workspace):
     assert infer(["--cutouts", *names, "--model", model, "--output", str(workspace / "files.fits")]) == 0
     scores = [np.asarray(read_table(workspace / name)["label1"]) for name in ("cube.fits", "files.fits")]
     assert np.array_equal(*scores)
+
+
+def test_figures_of_what_a_model_has_learnt_are_said_to_flatter(workspace, caplog):
+    model = workspace / "CNN_training" / "a$b.onnx"
+    evaluate_file(workspace / "CNN_training" / "a$b" / "validation_set" / "cube_validation.npz", model)
+    assert "flatter" not in caplog.text
+    evaluate_file(workspace / "c.npz", model)
+    assert "a$b/validation_set/cube_validation.npz" in caplog.text
 
 
 def test_a_card_says_all_that_an_export_needs(workspace, capsys):

@@ -181,3 +181,11 @@ def test_files_that_are_not_there_or_the_same(tmp_path):
         read_crossmatch(crossmatch, tmp_path / "none.dat")
     with pytest.raises(UsageError, match="does not end in one of"):
         read_crossmatch(tmp_path / "crossmatch.txt", infer)
+
+
+@pytest.mark.parametrize("written", ["-", "-1", "0", "nan", "None", '""'])
+def test_a_source_of_no_matches_was_not_found_whatever_stands_for_its_candidate(tmp_path, written):
+    lost = CROSSMATCH.replace('0 "" "" ""', f'0 {written} {written} ""')
+    found = read_crossmatch(*tables(tmp_path, lost))
+    assert found.found.tolist() == [True, True, False, True, True, False]
+    assert found.known[2]
