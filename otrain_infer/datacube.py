@@ -84,7 +84,8 @@ def read_pixels(cube: Array) -> npt.NDArray[np.float32]:
         cube = cube[..., np.newaxis]
     if cube.ndim != 4 or 0 in cube.shape:
         raise DatacubeError(f"a cube has the axes (n, ny, nx, planes), none of them empty, not the shape {cube.shape}")
-    return np.asarray(cube, np.float32, order="C")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, as a pixel that is not finite
+        return np.asarray(cube, np.float32, order="C")
 
 
 def read_planes(columns: Mapping[str, Array]) -> list[str]:

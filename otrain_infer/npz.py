@@ -44,6 +44,17 @@ DAMAGED = (
 )
 
 
+def check_members(path: str | os.PathLike[str]) -> None:
+    """Read an .npz file through, and raise DatacubeError where its content is not what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DatacubeError(f"'{path}' is damaged ({error}): copy or make it anew") from None
+    if damaged:
+        raise DatacubeError(f"'{path}' is damaged: its {damaged} is not what was written; copy or make it anew")
+
+
 def open_npz(path: str | os.PathLike[str], required: Sequence[str] = ()) -> dict[str, Array]:
     """Open an .npz file.
 

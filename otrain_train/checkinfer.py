@@ -32,6 +32,7 @@ PLOTS = (
 )
 """The names that the original program gives these plots."""
 
+MOST_LIMITS = 8
 COLUMNS = ("filename", "idx", "mag", "filter", "cand_ID", "edge", "outcome", "score", "cand_mag", "fwhm_ratio")
 
 
@@ -63,6 +64,10 @@ class CheckSettings:
 
 
 def _check_ascending(name: str, values: Sequence[float]) -> None:
+    if len(values) > MOST_LIMITS:
+        raise UsageError(
+            f"{name} is {MOST_LIMITS} numbers at most, not {len(values)}: more cannot be told apart in a plot"
+        )
     finite = len(values) > 0 and all(map(math.isfinite, values))
     if not finite or any(after <= before for before, after in pairwise(values)):
         raise UsageError(f"{name} is finite numbers in ascending order, not {_listed(values)}")

@@ -119,9 +119,15 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Namespace) -> int:
+    from otrain_infer.normalise import Normalisation
+    from otrain_train.results import ModelFiles
+
     settings = settings_of(arguments)
     around = RunSettings(**{each.name: getattr(arguments, each.name) for each in fields(RunSettings)})
-    open_npz(arguments.cube, ["cube", "labels"])  # TensorFlow takes seconds to start: complain before
+    # TensorFlow takes seconds to start: complain before.
+    Normalisation(settings.normalisation)
+    ModelFiles.named(arguments.model_path, arguments.model_name)
+    open_npz(arguments.cube, ["cube", "labels"])
     start_tensorflow(look_for_devices=settings.devices != "hosts")
     from otrain_train.train import train as train_network
 

@@ -207,7 +207,10 @@ def _candidates(table: "Table", notes: list[str]) -> Candidates:
     unscored = int(np.isnan(scores[kept]).sum())
     if unscored:
         notes.append(f"{unscored} of {kept.size} candidates have no score: they are in no distribution of scores")
-    return Candidates(candids[kept], scores[kept], _magnitudes(table)[kept], (widths / psf)[kept])
+    with np.errstate(over="ignore"):
+        ratios = widths / psf
+    ratios[np.isinf(ratios)] = np.nan
+    return Candidates(candids[kept], scores[kept], _magnitudes(table)[kept], ratios[kept])
 
 
 def _first_of_each(candids: Texts, scored: Bools, notes: list[str]) -> npt.NDArray[np.int64]:

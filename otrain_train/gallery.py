@@ -43,7 +43,8 @@ def title_of(datacube: Datacube, row: int, score: float) -> str:
 
     Where the CANDID is missing, the name of the file or the number of the row stands for it.
     """
-    name = str(datacube.candids[row]) or str(datacube.files[row]) or f"row {row}"
+    # A title keeps its lines whatever the name holds.
+    name = " ".join((str(datacube.candids[row]) or str(datacube.files[row])).split()) or f"row {row}"
     mag, error = float(datacube.mags[row]), float(datacube.errmags[row])
     magnitude = f"mag {mag:.2f}" if np.isfinite(mag) else "no magnitude"
     if np.isfinite(mag) and np.isfinite(error):

@@ -285,7 +285,9 @@ def table(measured: Figures, points: Sequence[OperatingPoint] = ()) -> str:
     lines = [f"{measured.n} candidates, called real from a score of {measured.threshold:g} on"]
     if measured.left_out:
         lines.append(f"{measured.left_out} more have no score and are left out")
-    if measured.one_class:
+    if measured.n == 0:
+        lines.append("no candidate has a score: nothing can be said")
+    elif measured.one_class:
         lines.append("all of one class: nothing can be said about telling real from bogus")
     lines += [f"  {name:<18}{_text(value)}" for name, value in rows]
     lines += [

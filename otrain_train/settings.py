@@ -9,6 +9,7 @@ from typing import Any
 
 from otrain_infer.errors import UsageError
 
+WIDEST = 16
 SEEDS = 1 << 32
 """Keras takes seeds below this."""
 
@@ -109,7 +110,7 @@ class TrainSettings:
         self._require(
             "learning_rate", self.learning_rate is None or 0 < self.learning_rate < math.inf, "a positive number"
         )
-        self._require("width", 0 < self.width < math.inf, "a positive number")
+        self._require("width", 0 < self.width <= WIDEST, f"a number above 0, {WIDEST} at most")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "zero or a positive number")
         for name in ("epochs", "min_steps"):
             self._require(name, getattr(self, name) >= 1, "1 or more")

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from otrain_infer.atomic import replacing
 from otrain_infer.card import OperatingPoint
-from otrain_infer.errors import GateError
+from otrain_infer.errors import GateError, UsageError
 from otrain_infer.normalise import Normalisation
+from otrain_infer.npz import check_members
 from otrain_infer.scorer import Scorer, Scores
 from otrain_train import checkpoint, gate
 from otrain_train.calibrate import at_threshold, operating_points
@@ -130,7 +131,9 @@ def train(
             task = _tune(task, progress)
             tracker.settings(task.settings.to_dict())
             members = _fit(task, tracker, progress, on_epoch)
-            summary = _export_and_measure(task, members, tracker, progress)
+            summary = _finish(task, members, tracker, progress)
+        if summary.files == own.refused:
+            raise GateError(_refusal(task, summary))
         if not members.interrupted:
             for seed in settings.seeds:
                 checkpoint.remove(checkpoint_path(own.folder, seed))
@@ -158,12 +161,20 @@ def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: Run
     datacube = start.open_cube(cube, around.planes) if start else open_in_planes(cube, around.planes)
     rows = usable_rows(datacube)
     check_classes(datacube.labels[rows], MIN_ROWS, f"in {cube}")
+    _check_label_folds(around.label_folds, datacube.labels[rows])
+    check_members(cube)
     files.prepare()
     labels, groups = datacube.labels[rows], group_by(datacube, settings.group_key)[rows]
     training, validation = (rows[part] for part in split_rows(labels, groups, settings.frac, settings.seed))
     # In the order of their datacube file: all real ones, then all bogus ones.
     validation = validation[np.argsort(-datacube.labels[validation], kind="stable")]
     return _Task(cube, datacube, training, validation, settings, around, files, start)
+
+
+def _check_label_folds(folds: int, labels: Labels) -> None:
+    most = int(np.bincount(labels, minlength=2).min()) // 5
+    if folds > most:
+        raise UsageError(f"--label-folds {folds} leaves fewer than 5 cutouts of a class in a part: take {most} or less")
 
 
 def _tune(task: _Task, progress: Progress | None) -> _Task:
@@ -186,60 +197,68 @@ def _fit(task: _Task, tracker: Tracker, progress: Progress | None, on_epoch: OnE
     return fit_members(task.datacube, task.training, task.settings, folder, task.start, progress, told)
 
 
-def _export_and_measure(task: _Task, members: Members, tracker: Tracker, progress: Progress | None) -> TrainSummary:
-    files, validation, labels = task.files, task.validation, task.labels
-    run = describe_run(task.cube, task.datacube, validation, members.fits, task.start)
-    with replacing(files.model) as part:
-        settings, name = members.fits[0].settings, files.folder.name
-        card = make_card(name, task.datacube, members.network, settings, members.calibration, run, task.around.note)
-        card = export(members.network, card, part, task.datacube.read(spread_rows(validation, MAX_ROWS)))
-        scorer = Scorer(part)
-        scores = score_rows(scorer, task.datacube, validation)
-        held = score_rows(scorer, task.datacube, members.fits[0].holdout)
-        points, points_from = _choose_points(task.datacube.labels[members.fits[0].holdout], held, labels, scores)
-        verdict = _pass_gate(task, scores, run)
-        refused = verdict is not None and not verdict.passed and task.around.gate != "none"
-        summary = TrainSummary(
-            files=files.refused if refused else files,
-            figures=figures(labels, scores, task.settings.threshold),
-            points=points,
-            points_from=points_from,
-            calibration=members.calibration,
-            courses=members.courses,
-            interrupted=members.interrupted,
-            verdict=verdict,
-        )
-        known = card.metrics | summary.figures.to_dict() | {"operating_points_from": points_from}
-        known |= {"gate": verdict.to_dict()} if verdict else {}
-        rewrite_card(part, replace(card, metrics=known, operating_points=points))
+def _finish(task: _Task, members: Members, tracker: Tracker, progress: Progress | None) -> TrainSummary:
+    run = describe_run(task.cube, task.datacube, task.validation, members.fits, task.start)
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, "model.onnx")
+        summary, scores, held = _make_model(task, members, run, part)
+        # What another model of this name was is replaced at once, and only by a model that is whole.
         summary.files.prepare()
-        written = write_results(summary, run, labels, scores)
-        write_rows(task.datacube, validation, summary.files.validation)
-        with replacing(summary.network) as file:
-            members.network.save(file)
-        report = summary.folder / "report.html"
-        if task.around.report:
-            seen = _seen_through(task, members, scores, held, progress)
-            written.append(_report(report, task, summary, run, Scorer(part), scores, seen))
-        else:
-            report.unlink(missing_ok=True)  # that of a model before would be taken for this one's
-        tracker.figures(summary.figures.to_dict())
-        tracker.files(written)
-        if refused:
-            _keep_refused(part, summary, task)
+        with replacing(summary.model) as model, replacing(summary.network) as network:
+            shutil.copyfile(part, model)
+            members.network.save(network)
+    written = write_results(summary, run, task.labels, scores)
+    write_rows(task.datacube, task.validation, summary.files.validation)
+    report = summary.folder / "report.html"
+    if task.around.report:
+        seen = _seen_through(task, members, scores, held, progress)
+        written.append(_report(report, task, summary, run, scores, seen))
+    else:
+        report.unlink(missing_ok=True)  # that of a model before would be taken for this one's
+    tracker.figures(summary.figures.to_dict())
+    tracker.files(written)
     return summary
+
+
+def _make_model(task: _Task, members: Members, run: dict[str, Any], part: Path) -> tuple[TrainSummary, Scores, Scores]:
+    # The exported model with its card, what it is worth, and its scores of the validation and of the holdout rows.
+    files, labels, holdout = task.files, task.labels, members.fits[0].holdout
+    settings, name = members.fits[0].settings, files.folder.name
+    card = make_card(name, task.datacube, members.network, settings, members.calibration, run, task.around.note)
+    card = export(members.network, card, part, task.datacube.read(spread_rows(task.validation, MAX_ROWS)))
+    scorer = Scorer(part)
+    scores, held = (score_rows(scorer, task.datacube, rows) for rows in (task.validation, holdout))
+    points, points_from = _choose_points(task.datacube.labels[holdout], held, labels, scores)
+    verdict = _pass_gate(task, scores, run)
+    refused = verdict is not None and not verdict.passed and task.around.gate != "none"
+    summary = TrainSummary(
+        files=files.refused if refused else files,
+        figures=figures(labels, scores, task.settings.threshold),
+        points=points,
+        points_from=points_from,
+        calibration=members.calibration,
+        courses=members.courses,
+        interrupted=members.interrupted,
+        verdict=verdict,
+    )
+    known = card.metrics | summary.figures.to_dict() | {"operating_points_from": points_from}
+    known |= {"gate": verdict.to_dict()} if verdict else {}
+    rewrite_card(part, replace(card, metrics=known, operating_points=points))
+    return summary, scores, held
 
 
 def _seen_through(task: _Task, members: Members, scores: Scores, held: Scores, progress: Progress | None) -> Scores:
     # Scores of all rows by networks that have not learnt them, in which suspicious labels show; NaN for the others.
     found = np.full(len(task.datacube), np.nan, np.float32)
     folds, settings = task.around.label_folds, members.fits[0].settings
+    found[task.validation], found[members.fits[0].holdout] = scores, held
     if folds and not members.interrupted:
         rows = np.sort(np.concatenate([task.training, task.validation]))
         folder = task.files.folder / "label_folds"
-        found[rows] = score_out_of_fold(task.datacube, rows, settings, folds, folder, progress)
-    else:
-        found[task.validation], found[members.fits[0].holdout] = scores, held
+        try:
+            found[rows] = score_out_of_fold(task.datacube, rows, settings, folds, folder, progress)
+        except KeyboardInterrupt:
+            log.warning("interrupted: suspicious labels are sought among the rows alone that the model has not learnt")
     return found
 
 
@@ -248,11 +267,10 @@ def _report(
     task: _Task,
     summary: TrainSummary,
     run: dict[str, Any],
-    scorer: Scorer,
     scores: Scores,
     seen: Scores,
 ) -> Path:
-    threshold = task.settings.threshold
+    threshold, scorer = task.settings.threshold, Scorer(summary.model)
     return write_report(
         path,
         Evaluation(Datacube.load(summary.files.validation), scores, threshold, scorer),
@@ -295,12 +313,8 @@ def _pass_gate(task: _Task, scores: Scores, run: dict[str, Any]) -> gate.Verdict
     return verdict
 
 
-def _keep_refused(part: Path, summary: TrainSummary, task: _Task) -> None:
-    # Raised within the block that makes the model, the error leaves what was there under its name as it was. The
-    # states of the training stay too: with --gate none it is over at once.
-    with replacing(summary.model) as copy:
-        shutil.copyfile(part, copy)
-    raise GateError(
+def _refusal(task: _Task, summary: TrainSummary) -> str:
+    return (
         f"the new model does not beat '{task.start.card.name if task.start else ''}', which it began from "
         f"({summary.verdict}): it is kept as '{summary.model}', and --gate none takes it all the same"
     )

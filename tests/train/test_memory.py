@@ -127,7 +127,19 @@ def test_files_are_closed_with_the_last_array_of_them(path):
 def test_training_takes_no_more_memory_for_a_larger_datacube(tmp_path):
     pytest.importorskip("tensorflow")
     # Small cutouts, and enough in the small cube too: what is in memory at a time is a number of rows.
-    options = ["--gigabytes", "0.3", "--few", "2500", "--size", "64", "--planes", "DIFF", "--folder", str(tmp_path)]
+    options = [
+        "--gigabytes",
+        "0.3",
+        "--few",
+        "2500",
+        "--size",
+        "64",
+        "--planes",
+        "DIFF",
+        "--no-report",
+        "--folder",
+        str(tmp_path),
+    ]
     done = subprocess.run([sys.executable, str(BENCHMARK), *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     cost = re.search(r"the size of the cube costs: (-?\d+) MB", done.stdout)
