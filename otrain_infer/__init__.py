@@ -1,5 +1,6 @@
 """O'TRAIN inference: reads and normalises cutouts and gives each the probability of being real."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["CutoutFlag", "Cutouts", "ModelCard", "Normalisation", "OtrainError", "Scorer", "read_cutouts"]
+
+# ONNX Runtime reports to its makers from where it runs unless told not to, and reads this when it is imported; its
+# versions call it by either name. What the user has set stays.
+for _opt_out in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):
+    os.environ.setdefault(_opt_out, "1")
 
 _HOMES = {
     "CutoutFlag": "flags",

@@ -244,3 +244,12 @@ def test_the_ratio_corrects_by_bayes():
 def test_a_ratio_that_makes_no_sense(ratio):
     with pytest.raises(UsageError, match="above 0"):
         correct_for_ratio(np.ones(1, np.float32), ratio)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_the_runtime_reports_to_nobody_unless_the_user_says_so(given, kept):
+    environment = {key: value for key, value in os.environ.items() if "TELEMETRY" not in key}
+    environment |= {"ORT_DISABLE_TELEMETRY": given} if given else {}
+    code = "import os; from otrain_infer import Scorer; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == kept
