@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from otrain_infer.errors import DatacubeError
-from otrain_infer.npz import Member, open_npz, write_npz
+from otrain_infer.npz import Member, check_members, open_npz, write_npz
 
 ARRAYS = {
     "cube": np.arange(120, dtype="f4").reshape(5, 4, 3, 2),
@@ -165,3 +165,14 @@ def test_an_error_half_way_keeps_the_old_file(tmp_path):
         write_npz(tmp_path / "a.npz", [Member("cube", np.dtype("f4"), (5, 4, 3, 2), breaking())])
     assert (tmp_path / "a.npz").read_bytes() == before
     assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_content_that_is_not_what_was_written_is_found(tmp_path):
+    path = tmp_path / "c.npz"
+    np.savez(path, cube=np.zeros((10, 8, 8, 1), np.float32))
+    check_members(path)
+    content = bytearray(path.read_bytes())
+    content[1000:1010] = b"x" * 10
+    path.write_bytes(content)
+    with pytest.raises(DatacubeError, match=r"c.npz' is damaged: its cube.npy .* copy or make it anew"):
+        check_members(path)

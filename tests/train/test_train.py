@@ -492,3 +492,20 @@ def test_planes_without_names_are_asked_for(tmp_path):
     card = Scorer(summary.model).card
     assert card.planes == ("SCI", "DIFF")
     assert card.description.startswith("For tests. Trained on")
+
+
+def test_more_label_folds_than_the_rows_allow_are_refused_before_training(tmp_path):
+    make_cube(n=60).save(tmp_path / "c.npz")
+    with pytest.raises(UsageError, match="--label-folds 40 leaves fewer than 5 cutouts of a class in a part: take 6"):
+        train(tmp_path / "c.npz", tmp_path, "N", QUICK, RunSettings(label_folds=40))
+    assert not (tmp_path / "CNN_training").exists()
+
+
+def test_a_report_that_fails_costs_no_model(tmp_path):
+    make_cube().save(tmp_path / "c.npz")
+    (tmp_path / "CNN_training/N/report.html").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"report\.html"):
+        train(tmp_path / "c.npz", tmp_path, "N", replace(QUICK, epochs=1))
+    model = Scorer(tmp_path / "CNN_training/N.onnx")
+    assert np.isfinite(model.score_pixels(make_cube().cube[:3])).all()
+    assert (tmp_path / "CNN_training/N.keras").exists()
