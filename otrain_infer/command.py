@@ -89,9 +89,9 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequ
         _forget_stdout()
         return DONE
     except OSError as error:
-        named = f"'{str(error.filename)[:200]}'" if error.filename else "something"
-        log.error("%s cannot be read or written (%s)", named, error.strerror or error, exc_info=arguments.verbose)
-        _forget_stdout_that_fails()
+        if _flush_stdout():  # else it has said what is wrong
+            named = f"'{str(error.filename)[:200]}'" if error.filename else "a file or stdout"
+            log.error("%s cannot be read or written (%s)", named, error.strerror or error, exc_info=arguments.verbose)
         return WRONG
     except MemoryError as error:
         log.error("there is not enough memory for that (%s)", error or "no more is known", exc_info=arguments.verbose)
@@ -118,14 +118,6 @@ def _flush_stdout() -> bool:
 def _forget_stdout() -> None:
     # Nobody reads it, or nothing can be written; the interpreter must not complain of that at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _forget_stdout_that_fails() -> None:
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        _forget_stdout()
 
 
 def _configure_logging(name: str, level: int) -> None:

@@ -127,3 +127,11 @@ def test_wrong_usage_is_exit_2_in_one_line(command, options, capsys):
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "_" not in said.partition(":")[2]
+
+
+@pytest.mark.parametrize("option", ["--model-path", "--model-name"])
+def test_a_name_that_no_file_can_have_is_one_line(workspace, option, capsys):
+    named = {"--model-path": str(workspace), "--model-name": "n"} | {option: "x" * 300}
+    assert train(["--cube", str(workspace / "c.npz"), *(each for pair in named.items() for each in pair), *SHORT]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "too long" in line)
+    assert "xxx" in line
