@@ -151,7 +151,10 @@ def read_table(path: str | os.PathLike[str]) -> "Table":
             return Table(parquet.read_table(path).to_pydict())
         return Table.read(path, format=table_format)
     except (OSError, ValueError) as error:
-        raise SourceError(f"the table '{path}' cannot be read ({error})") from None
+        said = str(error).strip().partition("\n")[0].partition(". ")[0] or "no more is known"
+        raise SourceError(
+            f"the table '{path}' cannot be read ({said}): is it complete, and of the format that its name ends in?"
+        ) from None
 
 
 def join_parts(parts: Sequence[tuple[Cutouts, Scores, Scores]]) -> tuple[Cutouts, Scores, Scores]:

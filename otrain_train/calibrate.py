@@ -7,6 +7,7 @@ about it when the model runs. Operating points are the thresholds worth having.
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ BOUNDS = (0.1, 10.0)
 # What is believed of the logarithm of a temperature before any row is seen: normal about 0 with this spread. Thousands
 # of rows overrule it; without it, a few rows parted without error would ask for a temperature of 0.
 PRIOR_SPREAD = 0.5
+POINTS = ("fpr-1%", "recall-99%", "best-f1-mcc")
+"""Names of the operating points."""
+
 MAX_FPR = 0.01
 MIN_RECALL = 0.99
 
@@ -142,7 +146,7 @@ def operating_points(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Oper
     Returns
     -------
     tuple of OperatingPoint
-        One that cannot be reached is left out; none are given for rows of one class only.
+        One that cannot be reached is left out, see `unreached`; none are given for rows of one class only.
     """
     rates = sweep(labels, scores)
     if rates.real == 0 or rates.bogus == 0:
@@ -151,11 +155,11 @@ def operating_points(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Oper
     enough = np.flatnonzero(rates.recall >= MIN_RECALL)
     few = np.flatnonzero((rates.fpr <= MAX_FPR) & (rates.tp > 0))
     # From the highest threshold down recall and FPR only grow: the last of the few, the first of the enough.
-    chosen = {
-        "fpr-1%": few[-1] if few.size else None,
-        "recall-99%": enough[0],
-        "best-f1-mcc": np.nanargmax(f1_mcc) if np.isfinite(f1_mcc).any() else None,
-    }
+    chosen = (
+        few[-1] if few.size else None,
+        enough[0],
+        np.nanargmax(f1_mcc) if np.isfinite(f1_mcc).any() else None,
+    )
     return tuple(
         OperatingPoint(
             name,
@@ -164,9 +168,15 @@ def operating_points(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Oper
             float(rates.fpr[i]),
             float(rates.precision[i]),
         )
-        for name, i in chosen.items()
+        for name, i in zip(POINTS, chosen, strict=True)
         if i is not None
     )
+
+
+def unreached(points: Sequence[OperatingPoint]) -> str:
+    """Say in a sentence which of the operating points no threshold reaches; empty where all are there, or none."""
+    missing = [name for name in POINTS if name not in {point.name for point in points}]
+    return f"no threshold reaches {', '.join(missing)}" if points and missing else ""
 
 
 def at_threshold(name: str, threshold: float, labels: npt.ArrayLike, scores: npt.ArrayLike) -> OperatingPoint:

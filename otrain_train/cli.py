@@ -147,7 +147,7 @@ def _optimise_parser() -> ConfigParser:
     option("--cube", required=True, type=Path, help="the datacube, an .npz file")
     option("--model-path", required=True, type=Path, help="folder in which CNN_training receives the trainings")
     option("--model-name", required=True, help="name of the models")
-    option("--n-sections", type=int, default=20, help="sizes to train on")
+    option("--n-sections", type=int, default=20, help="sizes to train on; a curve is fitted to 5 or more")
     option("--outdir", type=Path, default=Path(), help="folder for the plots and the table")
     option(
         "--planes", type=plane_names, help="planes to learn from, such as DIFF; their names where it does not say them"

@@ -134,7 +134,11 @@ def _read(path: Path, texts: Collection[str]) -> "Table":
         lines = [*path.read_text(encoding="utf-8").split("\n"), ""]
         return astropy_ascii.read(lines, format=table_format.removeprefix("ascii."), guess=False, **options)
     except (OSError, ValueError) as error:
-        raise SourceError(f"the table '{path}' cannot be read ({str(error).strip().splitlines()[0]})") from None
+        said = str(error).strip().partition("\n")[0]
+        raise SourceError(
+            f"the table '{path}' cannot be read ({said}): it takes a first line with a # and the names of the columns, "
+            "and as many values in each row"
+        ) from None
 
 
 def _check_columns(table: "Table", needed: Sequence[str], path: Path, option: str, of_the_other: str) -> None:

@@ -94,7 +94,7 @@ class Epochs:
             return state, False
         except KeyboardInterrupt:
             if state is None:
-                log.warning("interrupted before the first epoch was over: there is no model yet")
+                log.warning("interrupted before the first epoch of this network was over: nothing of it is kept")
                 raise
             log.warning("interrupted: the best of %d epochs is kept; the same command goes on from here", state.epoch)
             return state, True

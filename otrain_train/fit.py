@@ -212,7 +212,9 @@ def check_classes(labels: npt.NDArray[np.int64], least: int, purpose: str) -> No
     real = int(np.sum(labels))
     for name, count in (("real", real), ("bogus", labels.size - real)):
         if count < least:
-            raise DatacubeError(f"{count} {name} cutout(s) {purpose}, and it takes {least} of each class at least")
+            raise DatacubeError(
+                f"{count} {name} cutout(s) {purpose}, and it takes {least} of each class at least: label more"
+            )
 
 
 def _silent(_step: int, _steps: int, _text: str) -> None:

@@ -11,7 +11,7 @@ from otrain_infer.errors import UsageError
 from otrain_infer.normalise import Normalisation
 from otrain_train.datacube import sha256
 from otrain_train.learning_curve import fit_curve
-from otrain_train.outputs import prepare_folder
+from otrain_train.outputs import prepare_folder, sole_user
 from otrain_train.planes import open_in_planes
 from otrain_train.pool import Outcome, run_in_processes, suitable_processes
 from otrain_train.results import ModelFiles
@@ -109,7 +109,7 @@ def optimise_dataset_size(
     UsageError
         When a setting makes no sense, or no training came to its end.
     OutputError
-        When something cannot be written.
+        When something cannot be written, or another process is at the same study.
     """
     settings, sizes = settings or TrainSettings(), sizes or SizeSettings()
     cube, folder, outdir = Path(cube), Path(folder) / f"{name}_dataset_size", Path(outdir)
@@ -117,7 +117,8 @@ def optimise_dataset_size(
     study, trainings = _plan(cube, folder, settings, sizes)
     prepare_folder(folder, (), ())
     prepare_folder(outdir, file_names(name), (cube,))
-    outcome = _train(study, trainings, sizes, progress)
+    with sole_user(folder):
+        outcome = _train(study, trainings, sizes, progress)
     records = [record for each in trainings if (record := read_record(study, each))]
     if not records:
         if outcome.interrupted:

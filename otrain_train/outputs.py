@@ -1,6 +1,8 @@
 """Folders that commands fill: found out to be writable before the work, and never a mixture of two runs."""
 
+import fcntl
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -53,6 +55,32 @@ def make_folder(folder: Path) -> None:
         raise OutputError(
             f"nothing can be written in '{folder}' ({error.strerror or error}): name another folder"
         ) from error
+
+
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Keep other processes from a folder while the block runs.
+
+    The lock ends with the process, however that ends, and leaves no file. Where the file system knows no locks, as on
+    some networks, there is none.
+
+    Raises
+    ------
+    OutputError
+        When another process has the folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OutputError(f"'{folder}' is being filled by another run: wait for it, or give another name") from None
+    except OSError as error:
+        log.debug("'%s' cannot be locked", folder, exc_info=error)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _same(source: Path, result: Path) -> bool:

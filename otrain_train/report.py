@@ -21,6 +21,7 @@ from otrain_train.evaluation import Evaluation
 from otrain_train.exhibits import Exhibit, exhibit_mistakes, exhibit_suspects
 from otrain_train.explanation import Cam
 from otrain_train.history import Course, draw_course
+from otrain_train.metrics import figures
 from otrain_train.plots import Part, draw_mcc_f1, draw_recall, draw_reliability, draw_roc, draw_scores
 from otrain_train.report_tables import (
     calibration_rows,
@@ -164,6 +165,7 @@ def render_report(
         suspects=suspects,
         suspicious=list(exhibit_suspects(screened, suspects, SUSPECTS)),
         screened_apart=screened is not evaluation,
+        screened_auc=figures(screened.labels, screened.scores).auc,
         courses=_draw_courses(courses, card.name),
         settings=record_rows((run or card.training).get("settings", {})),
         record=record_rows({key: value for key, value in (run or card.training).items() if key != "settings"}),

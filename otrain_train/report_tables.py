@@ -9,7 +9,7 @@ import numpy as np
 from otrain_infer.card import OperatingPoint
 from otrain_infer.scorer import Scorer
 from otrain_train.assessment import BOOTSTRAPPED, FRACTIONS, Assessment, Estimate, estimate_fraction
-from otrain_train.calibrate import operating_points
+from otrain_train.calibrate import operating_points, unreached
 from otrain_train.evaluation import Evaluation
 from otrain_train.metrics import Figures, figures, reliability
 
@@ -64,6 +64,8 @@ def point_rows(evaluation: Evaluation, assessment: Assessment) -> dict[str, Any]
         note = "The model has no operating points of its own: these were chosen on the same candidates, which flatters."
     if origin == "validation":
         note += " Where these are the same candidates, that flatters them a little."
+    missing = unreached(chosen) if origin or not assessment.points else ""
+    note += f" On those rows, {missing}." if missing else ""
     in_use = OperatingPoint(IN_USE, evaluation.threshold, math.nan, math.nan, math.nan)
     return {"rows": [_point(point, evaluation) for point in (in_use, *chosen)], "note": note if chosen else ""}
 

@@ -12,7 +12,7 @@ from otrain_infer.atomic import replacing
 from otrain_infer.card import OperatingPoint
 from otrain_infer.errors import OutputError, UsageError
 from otrain_infer.scorer import Scores
-from otrain_train.calibrate import Calibration
+from otrain_train.calibrate import Calibration, unreached
 from otrain_train.canvas import save
 from otrain_train.gate import Verdict
 from otrain_train.history import Course, write_history
@@ -131,6 +131,8 @@ class TrainSummary:
         if self.points_from == "validation":
             chosen = "  thresholds chosen on the validation rows, which flatters them: the holdout has too few rows"
         lines = [table(self.figures, self.points), chosen]
+        missing = unreached(self.points)
+        lines += [f"  {missing} on the {self.points_from} rows"] if missing else []
         fewest = min(self.figures.tp + self.figures.fn, self.figures.tn + self.figures.fp)
         if 0 < fewest < ENOUGH_FOR_POINTS:
             lines.append(

@@ -114,8 +114,10 @@ def split_rows(
     chosen = _choose_groups(labels, _group_numbers(groups), fraction, rng)
     if not _both_classes(np.bincount(labels[chosen], minlength=2), counts):
         log.warning(
-            "no split by group leaves both classes on both sides: rows are split without regard to groups, so "
-            "one object or image may be on both sides and the figures may flatter"
+            "%d groups cannot be parted in two with both classes on both sides, about %.0f %% of them on one: rows are "
+            "split without regard to groups, so one object or image may be on both sides and the figures may flatter",
+            np.unique(groups).size,
+            100 * fraction,
         )
         chosen = _choose_rows(labels, np.ones(len(labels), np.bool_), _target(counts, fraction), rng)
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)

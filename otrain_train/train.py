@@ -34,6 +34,7 @@ from otrain_train.fit import check_classes, checkpoint_path, fit
 from otrain_train.members import Members, fit_members
 from otrain_train.metrics import figures
 from otrain_train.out_of_fold import score_out_of_fold
+from otrain_train.outputs import sole_user
 from otrain_train.planes import open_in_planes
 from otrain_train.pretrained import Pretrained, open_pretrained
 from otrain_train.provenance import describe_run, make_card
@@ -114,7 +115,7 @@ def train(
     UsageError
         When a setting makes no sense, or the loss is no longer a number.
     OutputError
-        When something cannot be written.
+        When something cannot be written, or another process is training a model of this name.
     ModelError
         When the pretrained model cannot be used.
     ParityError
@@ -127,7 +128,8 @@ def train(
     files = ModelFiles.named(Path(model_path), model_name)
     with _own_files(files, settings) as own:
         task = _prepare(Path(cube), own, settings, around)
-        with open_tracker(around.tracker if own is files else "none", own.folder, model_name) as tracker:
+        tracked = open_tracker(around.tracker if own is files else "none", own.folder, model_name)
+        with sole_user(own.folder), tracked as tracker:
             task = _tune(task, progress)
             tracker.settings(task.settings.to_dict())
             members = _fit(task, tracker, progress, on_epoch)

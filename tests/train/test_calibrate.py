@@ -3,7 +3,7 @@ import pytest
 
 from otrain_infer.card import OperatingPoint
 from otrain_infer.errors import ModelError
-from otrain_train.calibrate import at_threshold, fit_temperature, fold_temperature, operating_points
+from otrain_train.calibrate import at_threshold, fit_temperature, fold_temperature, operating_points, unreached
 from otrain_train.metrics import figures
 
 
@@ -120,6 +120,14 @@ def test_operating_points_are_the_best_of_all_thresholds(seed, ties):
         # What is promised is what the threshold brings, also once it has been written as float32.
         assert at_threshold(point.name, point.threshold, labels, scores) == point
         assert float(np.float32(point.threshold)) == point.threshold
+
+
+def test_operating_points_that_no_threshold_reaches_are_named():
+    points = operating_points([1, 1, 0, 0], np.array([0.5, 0.8, 0.9, 0.1], np.float32))
+    assert [point.name for point in points] == ["recall-99%", "best-f1-mcc"]
+    assert unreached(points) == "no threshold reaches fpr-1%"
+    assert unreached(operating_points([0, 1], np.array([0.1, 0.9], np.float32))) == ""
+    assert unreached(operating_points([1, 1], np.array([0.1, 0.9], np.float32))) == ""
 
 
 def test_thresholds_lie_between_the_scores_that_they_part():

@@ -1,9 +1,11 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
 from otrain_infer.errors import OutputError, UsageError
-from otrain_train.outputs import HEAD, prepare_folder, renewing
+from otrain_train.outputs import HEAD, prepare_folder, renewing, sole_user
 
 
 def files_below(folder):
@@ -70,3 +72,25 @@ def test_a_folder_that_cannot_be_filled_is_found_out_at_once(tmp_path):
     (tmp_path / "a.png").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         prepare_folder(tmp_path, ["a.png"], [])
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from otrain_train.outputs import sole_user
+with sole_user(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_kept_from_other_processes_until_its_own_ends_even_by_force(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="filled by another run"), sole_user(tmp_path):
+            pytest.fail("two have it")
+        holder.kill()
+    for _ in range(2):
+        with sole_user(tmp_path):
+            assert files_below(tmp_path) == set()

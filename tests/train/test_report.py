@@ -184,7 +184,7 @@ def test_the_caller_says_title_run_and_screened_rows(tmp_path, evaluation):
     assert "epochs 9" in page.text
     assert "note not given" in page.text
     assert "1 of 120 labels looks wrong" in page.text
-    assert "networks that have not learnt these rows" in page.text
+    assert "networks that have not learnt these rows; the area under their ROC curve is 0.9" in page.text
     assert "Grad-CAM" not in page.text
 
 
