@@ -133,5 +133,6 @@ def _grad_cam(arguments: Namespace) -> int:
 
     cube, model, folder = arguments.cube, arguments.model_path, arguments.cam_path
     with reporting("cutouts") as report:
-        print(draw_maps(cube, model, folder, arguments.n_random, arguments.threshold, arguments.seed, report))
-    return DONE
+        summary = draw_maps(cube, model, folder, arguments.n_random, arguments.threshold, arguments.seed, report)
+    print(summary)
+    return DONE if summary.scored else NOTHING_SCORED

@@ -36,13 +36,14 @@ class CamSummary:
         Pictures by outcome.
     threshold
         The score from which a candidate is called real.
-    unscored
-        Rows without a score, which have no outcome.
+    scored, unscored
+        Rows with a score, and those without one, which have no outcome.
     """
 
     folder: Path
     counts: dict[str, int]
     threshold: float
+    scored: int
     unscored: int
 
     def __str__(self) -> str:
@@ -117,7 +118,8 @@ def grad_cam(
                 if progress:
                     progress(done, total, "drawing")
     counts = {outcome: rows.size for outcome, rows in chosen.items()}
-    return CamSummary(home, counts, evaluation.threshold, int((~evaluation.scored).sum()))
+    scored = int(evaluation.scored.sum())
+    return CamSummary(home, counts, evaluation.threshold, scored, evaluation.scored.size - scored)
 
 
 def _pair(model: Path) -> tuple[Path, Path]:

@@ -149,21 +149,23 @@ def _otrain(x: Any, plan: _Plan) -> Any:
 
 
 def _lite(x: Any, plan: _Plan) -> Any:
-    # Two looks at a cutout, its centre at full scale and the whole of it shrunk to the same size, joined.
+    # Two looks at a cutout, its centre at full scale and the whole of it shrunk to the same size, joined. Convolutions
+    # take every pixel, pools shrink what they give, and what is left is averaged: with strides, or with a weight for
+    # every place, a network as small as this one learns less from as many cutouts.
     ny, nx = x.shape[1:3]
     centre = layers.Cropping2D((_margins(ny), _margins(nx)), name="centre")(x)
-    for filters, stride in ((8, 1), (16, 2), (32, 2)):
-        centre = _scaled_convolution(centre, filters, plan, stride)
+    for filters in (8, 8):
+        centre = _scaled_convolution(centre, filters, plan)
+    centre = _max_pool(_scaled_convolution(_average_pool(centre, plan), 32, plan), plan)
     whole = layers.AveragePooling2D((-(-ny // CENTRE), -(-nx // CENTRE)), padding="same", name="whole")(x)
-    for filters, stride in ((8, 2), (16, 2)):
-        whole = _scaled_convolution(whole, filters, plan, stride)
+    whole = _scaled_convolution(whole, 8, plan)
+    whole = _max_pool(_scaled_convolution(_average_pool(whole, plan), 16, plan), plan)
     gaps = [wanted - own for wanted, own in zip(centre.shape[1:3], whole.shape[1:3], strict=True)]
     whole = layers.ZeroPadding2D([(gap // 2, gap - gap // 2) for gap in gaps], name="framed")(whole)
     x = layers.Concatenate(name="joined")([centre, whole])
-    x = _scaled_convolution(x, 48, plan)
-    x = layers.MaxPooling2D(2, name=plan.name("pool"))(x)
-    x = _scaled_convolution(x, 48, plan)
-    x = layers.Flatten(name="flatten")(x)
+    x = _scaled_convolution(x, 64, plan)
+    x = _scaled_convolution(_max_pool(x, plan), 64, plan)
+    x = layers.GlobalAveragePooling2D(name="average")(x)
     return _dense(_dropout(x, plan), 32, plan)
 
 
@@ -172,7 +174,7 @@ NETWORKS: dict[str, Callable[[Any, _Plan], Any]] = {"lite": _lite, "otrain": _ot
 FIRST_CONVOLUTIONS = {"lite": ("conv_1", "conv_4"), "otrain": ("conv_1",)}
 """The layers of each network that see its cutouts, with nothing but crops and averages between."""
 
-LEARNING_RATES = {"lite": 2e-3, "otrain": 5e-4}
+LEARNING_RATES = {"lite": 4e-3, "otrain": 5e-4}
 """Highest learning rate that suits each network."""
 
 
@@ -193,12 +195,20 @@ def _convolution(x: Any, filters: int, plan: _Plan) -> Any:
     )(x)
 
 
-def _scaled_convolution(x: Any, filters: int, plan: _Plan, stride: int = 1) -> Any:
+def _scaled_convolution(x: Any, filters: int, plan: _Plan) -> Any:
     units, kernels = plan.units(filters), plan.initializer()
-    x = layers.Conv2D(units, 3, stride, "same", use_bias=False, name=plan.name("conv"), kernel_initializer=kernels)(x)
+    x = layers.Conv2D(units, 3, padding="same", use_bias=False, name=plan.name("conv"), kernel_initializer=kernels)(x)
     # The moving averages must settle within the few hundred steps of a small training set.
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=plan.name("norm"))(x)
     return layers.ReLU(name=plan.name("relu"))(x)
+
+
+def _average_pool(x: Any, plan: _Plan) -> Any:
+    return layers.AveragePooling2D(2, padding="same", name=plan.name("pool"))(x)
+
+
+def _max_pool(x: Any, plan: _Plan) -> Any:
+    return layers.MaxPooling2D(2, padding="same", name=plan.name("pool"))(x)
 
 
 def _dense(x: Any, units: int, plan: _Plan) -> Any:

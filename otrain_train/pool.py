@@ -146,7 +146,10 @@ def run_in_processes(
             at_once //= 2
             log.warning("a process was killed, perhaps since memory ran out: going on with %d at a time", at_once)
         elif killed:
-            failures[killed.pop(0)] = "its process was killed; perhaps memory ran out"
+            failures[killed.pop(0)] = (
+                "its process was killed: perhaps memory ran out, or the script that asked for it runs all of itself "
+                "where it is imported, without if __name__ == '__main__'"
+            )
         left = {name: task for name, task in left.items() if name not in lot or name in killed}
     return Outcome(failures, False)
 

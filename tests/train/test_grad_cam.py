@@ -161,7 +161,9 @@ def test_nothing_with_a_score(place, tmp_path):
     datacube.cube[:] = 1
     datacube.save(tmp_path / "cube.npz")
     summary = grad_cam(tmp_path / "cube.npz", place / "net.onnx", tmp_path)
-    assert (sum(summary.counts.values()), summary.unscored) == (0, 4)
+    assert (sum(summary.counts.values()), summary.scored, summary.unscored) == (0, 0, 4)
+    options = ["--cube", str(tmp_path / "cube.npz"), "--model-path", str(place / "net.onnx")]
+    assert command([*options, "--cam-path", str(tmp_path)]) == 1
 
 
 def test_ensembles_and_networks_of_others(place, tmp_path):
