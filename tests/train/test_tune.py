@@ -70,10 +70,10 @@ def test_what_is_found_replaces_what_was_given_and_nothing_else(straight):
     trials = trials_in(folder)
     chosen = chosen_in(folder)
     assert found == replace(SETTINGS, **chosen.found())
-    assert trials[0].found() == {"width": 1.0, "normalisation": "l2", "learning_rate": 0.002, "dropout": 0.3}
+    assert trials[0].found() == {"width": 1.0, "normalisation": "l2", "learning_rate": 0.004, "dropout": 0.3}
     for trial in trials:
         assert 0.5 <= trial.width <= 2
-        assert 0.0004 <= trial.learning_rate <= 0.01
+        assert 0.0008 <= trial.learning_rate <= 0.02
         assert 0 <= trial.dropout <= 0.6
         assert trial.normalisation in ("l2", "l2-rows", "robust")
     assert len({trial.width for trial in trials}) == 3
