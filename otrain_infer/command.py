@@ -72,8 +72,15 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequ
     int
         The exit code.
     """
-    arguments = parser.parse_args(argv)
-    _configure_logging(parser.prog, logging.DEBUG if arguments.verbose else logging.INFO)
+    _configure_logging(parser.prog, logging.INFO)
+    try:
+        arguments = parser.parse_args(argv)
+    except (SystemExit, OSError):
+        if not _flush_stdout():  # of --help or --print-config
+            return WRONG
+        raise
+    if arguments.verbose:
+        _configure_logging(parser.prog, logging.DEBUG)
     _escape_what_stdout_cannot_show()
     try:
         code = command(arguments)

@@ -12,7 +12,7 @@ from otrain_infer.cutouts import CHUNK, NUMBERS, REQUIRED, SENTINEL, TEXTS, Cuto
 from otrain_infer.errors import DatacubeError
 from otrain_infer.flags import CutoutFlag
 from otrain_infer.normalise import as_kernels_take, find_blank
-from otrain_infer.npz import Array, open_npz
+from otrain_infer.npz import Array, check_members, open_npz
 
 COLUMNS = {"CANDID": "candids", "FILTER": "filters", "MAG": "mags", "MAGERR": "errmags", "FWHM": "fwhms", "MJD": "mjds"}
 """Column of the header -> key of the datacube."""
@@ -43,10 +43,12 @@ def iter_datacube(path: str | os.PathLike[str], card: ModelCard, chunk: int = CH
     Raises
     ------
     DatacubeError
-        When the file is no datacube, or not of the model's planes and size.
+        When the file is no datacube, is damaged, or is not of the model's planes and size.
     """
     try:
-        yield from _iter_rows(open_npz(path, ["cube"]), str(path), card, chunk)
+        arrays = open_npz(path, ["cube"])
+        check_members(path)
+        yield from _iter_rows(arrays, str(path), card, chunk)
     except DatacubeError as error:
         raise DatacubeError(f"'{path}' cannot be scored: {error}") from None
 

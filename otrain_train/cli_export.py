@@ -3,11 +3,12 @@
 import logging
 from argparse import HelpFormatter, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otrain_infer.command import DONE, run, score
-from otrain_infer.errors import UsageError
+from otrain_infer.errors import ModelError, UsageError
 from otrain_train.config import ConfigParser, plane_names
 from otrain_train.quiet import start_tensorflow
 
@@ -46,7 +47,9 @@ def _export_parser() -> ConfigParser:
     )
     option("--normalisation", help="none, l2, l2-rows or robust; if not given, robust")
     option("--padding", help="side (object or corner), value, before or after scaling; if not given, object,0,after")
-    option("--threshold", type=score, help="score from which a candidate is called real; if not given, 0.5")
+    option(
+        "--threshold", type=score, help="score from which a candidate is called real; if not given, the card's, or 0.5"
+    )
     option("--precision", choices=("fp32", "fp16"), default="fp32", help="fp32, or fp16 for GPUs; if not given, fp32")
     option("--calibration-cube", type=Path, help="datacube of real cutouts on which the export is checked")
     return parser
@@ -83,15 +86,24 @@ def _check_output(arguments: Namespace) -> None:
 def _export_with_card(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
     from otrain_infer.scorer import Scorer
 
-    told = [f"--{name}" for name in FOREIGN if getattr(arguments, name) is not None]
+    told = [f"--{name}" for name in FOREIGN if name != "threshold" and getattr(arguments, name) is not None]
     if told:
         raise UsageError(f"--card says all that {', '.join(told)} would: give one or the other")
     card = Scorer(arguments.card).card
+    from otrain_train.export import export as export_network
+    from otrain_train.export import load_network, rescores
+
+    network = load_network(arguments.model)
+    if not rescores(network, card):
+        raise ModelError(
+            f"'{arguments.model}' is not the network that '{arguments.card}' was exported from, for it gives other "
+            "scores: name the Keras file beside that one"
+        )
     if rows is None and card.golden:
         rows = card.golden.pixels
-    from otrain_train.export import export as export_network
-
-    return export_network(arguments.model, card, arguments.output, rows, arguments.precision)
+    if arguments.threshold is not None:
+        card = replace(card, threshold=arguments.threshold)
+    return export_network(network, card, arguments.output, rows, arguments.precision)
 
 
 def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":

@@ -210,7 +210,8 @@ def _candidates(table: "Table", notes: list[str]) -> Candidates:
         notes.append(f"{unnamed} candidate(s) have no cand_ID: they match nothing and count as not simulated")
     unscored = int(np.isnan(scores[kept]).sum())
     if unscored:
-        notes.append(f"{unscored} of {kept.size} candidates have no score: they are in no distribution of scores")
+        said = "they are in no distribution of scores, and below every limit"
+        notes.append(f"{unscored} of {kept.size} candidates have no score: {said}")
     with np.errstate(over="ignore"):
         ratios = widths / psf
     ratios[np.isinf(ratios)] = np.nan

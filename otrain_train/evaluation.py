@@ -12,7 +12,7 @@ import numpy.typing as npt
 from otrain_infer.datacube import pick_planes, read_planes
 from otrain_infer.errors import DatacubeError, ModelError
 from otrain_infer.normalise import Pixels
-from otrain_infer.npz import open_npz
+from otrain_infer.npz import check_members, open_npz
 from otrain_infer.scorer import Scorer, Scores
 from otrain_train.datacube import REQUIRED, Datacube, sha256
 from otrain_train.splits import Rows
@@ -133,6 +133,7 @@ def evaluate_file(
     """Score the rows of a datacube file with a model file, as `open_model`, `load_for` and `evaluate` do."""
     scorer = open_model(model)
     datacube, done = load_for(cube, scorer), 0
+    check_members(cube)
     if _has_learnt(scorer, cube, datacube):
         log.warning(
             "'%s' is the datacube that '%s' has learnt from: these figures flatter it; its validation rows are in %s",

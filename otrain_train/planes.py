@@ -47,7 +47,10 @@ def open_in_planes(path: Path, planes: Sequence[str] | None = None) -> Datacube:
         if not set(named) <= set(PLANES) or len(named) != count:
             named = planes or (["DIFF"] if count == 1 else [])
         if not named:
-            raise UsageError(f"'{path}' does not say which {count} planes it holds: name them with --planes")
+            raise UsageError(
+                f"'{path}' does not say which {count} planes it holds, the last number of its shape "
+                f"{columns['cube'].shape}: name them with --planes"
+            )
         datacube = Datacube.from_columns(columns, named)
         return pick_planes(datacube, planes or named)
     except DatacubeError as error:

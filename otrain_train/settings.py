@@ -10,6 +10,9 @@ from typing import Any
 from otrain_infer.errors import UsageError
 
 WIDEST = 16
+MOST = 1_000_000
+"""Epochs, steps of one and rows of a step, at most."""
+
 SEEDS = 1 << 32
 """Keras takes seeds below this."""
 
@@ -113,12 +116,14 @@ class TrainSettings:
         self._require("width", 0 < self.width <= WIDEST, f"a number above 0, {WIDEST} at most")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "zero or a positive number")
         for name in ("epochs", "min_steps"):
-            self._require(name, getattr(self, name) >= 1, "1 or more")
+            self._require(name, 1 <= getattr(self, name) <= MOST, f"1 or more, {MOST} at most")
         for name in ("patience", "frozen_epochs"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
+            self._require(name, 0 <= getattr(self, name) <= MOST, f"0 or more, {MOST} at most")
         self._require("seeds", all(0 <= seed < SEEDS for seed in self.seeds), f"0 or more, and below {SEEDS}")
         self._require("seeds", 0 < len(set(self.seeds)) == len(self.seeds), "one number or several different ones")
-        self._require("batch_size", self.batch_size is None or self.batch_size >= 1, "1 or more")
+        self._require(
+            "batch_size", self.batch_size is None or 1 <= self.batch_size <= MOST, f"1 or more, {MOST} at most"
+        )
         self._require(
             "augmentation",
             0 < len(self.augmentation) == len(set(self.augmentation))

@@ -287,6 +287,16 @@ def test_closed_and_full_streams(folder, tiny_path, redirection, code):
     assert len(scores_of(folder / "infer_results.dat")) == 10
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_help_that_cannot_be_written():
+    command = [sys.executable, "-c", "import sys; from otrain_infer.cli import infer; sys.exit(infer(['--help']))"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr == "otrain-infer: stdout cannot be written (No space left on device)\n"
+
+
 def test_names_that_the_terminal_cannot_show(tmp_path, tiny_path):
     folder = os.fsencode(tmp_path) + b"/nu\xff"
     os.mkdir(folder)

@@ -122,3 +122,12 @@ def test_columns_of_other_types_are_understood(tmp_path, arrays):
     (part,) = rows_of(save(tmp_path / "c.npz", arrays, **changes), make_card(("REF",)))
     assert part.header["MAG"][:4].tolist() == pytest.approx([18.5, np.nan, np.nan, np.nan], nan_ok=True)
     assert np.array_equal(part.pixels[..., 0], arrays["cube"][..., 1])
+
+
+def test_a_damaged_cube_is_refused_before_a_row_is_given(tmp_path, arrays):
+    path = save(tmp_path / "c.npz", arrays)
+    content = bytearray(path.read_bytes())
+    content[content.index(arrays["cube"].tobytes()) + 1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatacubeError, match=r"is damaged: its cube\.npy is not what was written"):
+        next(iter_datacube(path, make_card(("SCI", "REF"))))

@@ -10,6 +10,7 @@ from otrain_train.cli import convert, mock, train
 from otrain_train.cli_export import export
 from otrain_train.datacube import Datacube
 from otrain_train.evaluation import evaluate_file
+from otrain_train.network import build
 
 SHORT = ["--epochs", "2", "--min-steps", "5", "--learning-rate", "0.001"]
 
@@ -70,8 +71,19 @@ def test_a_card_says_all_that_an_export_needs(workspace, capsys):
     assert ours.card.reference == theirs.card.reference
     golden = theirs.card.golden
     np.testing.assert_allclose(ours.score_pixels(golden.pixels), golden.scores, atol=1e-6)
-    assert export([str(network), "--card", str(model), "--output", str(output), "--threshold", "0.1"]) == 2
-    assert "--card says all that --threshold would" in capsys.readouterr().err
+    assert export([str(network), "--card", str(model), "--output", str(output), "--threshold", "0.1"]) == 0
+    assert Scorer(output).card.threshold == 0.1
+    assert export([str(network), "--card", str(model), "--output", str(output), "--name", "b"]) == 2
+    assert "--card says all that --name would" in capsys.readouterr().err
+
+
+def test_a_card_is_not_given_to_another_network(workspace, tmp_path, capsys):
+    model = workspace / "CNN_training" / "a$b.onnx"
+    build("lite", Scorer(model).card.shape, seed=9).save(tmp_path / "other.keras")
+    output = tmp_path / "out.onnx"
+    assert export([str(tmp_path / "other.keras"), "--card", str(model), "--output", str(output)]) == 2
+    assert "gives other scores: name the Keras file" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_a_foreign_network_says_what_is_taken_for_granted(workspace, capsys):
