@@ -139,8 +139,10 @@ def _check_output(output: str, sources: Sequence[str]) -> None:
         raise UsageError(f"the output '{output}' is one of the cutouts: name another")
     while not os.path.exists(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
-    if os.path.isdir(output) or not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
-        raise OutputError(f"nothing can be written as '{output}': name another place with --output")
+    if os.path.isdir(output):
+        raise OutputError(f"nothing can be written as '{output}', which is a folder: name a file with --output")
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        raise OutputError(f"nothing can be written in '{folder}': name another place with --output")
 
 
 def _alike(output: str, source: str) -> bool:

@@ -164,7 +164,7 @@ def test_verbose_shows_the_traceback(capsys):
 def test_a_folder_that_cannot_be_written_is_found_out_before_scoring(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert infer(["--cutouts", str(folder), "--output", str(tmp_path / "file" / "a.csv")]) == 2
-    assert "nothing can be written as" in capsys.readouterr().err
+    assert "nothing can be written in" in capsys.readouterr().err
 
 
 def test_show_verify_doctor(tmp_path, capsys):
