@@ -151,7 +151,7 @@ def _draw_recovered(axes: Any, found: Crossmatch, limits: Limits) -> None:
         axes.errorbar(x, fraction, errors, elinewidth=0.8, label=label, **style)
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(fontsize=8, title=f"95 % intervals, bins of {width:g} mag", title_fontsize=8)
+    _legend_beside(axes, title=f"95 % intervals,\nbins of {width:g} mag")
 
 
 def _draw_shares(axes: Any, found: Crossmatch) -> None:
@@ -173,7 +173,12 @@ def _draw_shares(axes: Any, found: Crossmatch) -> None:
         _say(axes, "no candidate has a score")
         return
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(fontsize=8, loc="upper center")
+    _legend_beside(axes)
+
+
+def _legend_beside(axes: Any, title: str = "") -> None:
+    # Within the axes it would cover points or their error bars in some data or other.
+    axes.legend(fontsize=8, title=title, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
 def _mag_edges(mags: Floats) -> Floats:
