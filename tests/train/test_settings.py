@@ -61,7 +61,7 @@ def test_options_become_settings(argv, name, value):
         ("learning_rate", (0, -1, math.inf, math.nan)),
         ("width", (0, -1, math.inf, math.nan)),
         ("weight_decay", (-1, math.inf, math.nan)),
-        ("epochs", (0, -1, 2.5, None)),
+        ("epochs", (0, -1, 2.5, None, 10**20)),
         ("min_steps", (0,)),
         ("patience", (-1,)),
         ("frozen_epochs", (-1,)),

@@ -94,6 +94,12 @@ def kept(history):
     return int(np.flatnonzero([row["holdout_auc"] for row in history] >= bars)[-1]) + 1
 
 
+def test_a_holdout_that_leaves_hardly_a_row_to_learn_from_is_refused(tmp_path):
+    cube = make_cube(n=160)
+    with pytest.raises(DatacubeError, match="to learn from, and it takes 5 of each class"):
+        fit(cube, every_row(cube), replace(QUICK, holdout=0.99), tmp_path)
+
+
 MEANINGLESS = replace(QUICK, epochs=8, min_steps=15, learning_rate=0.01, holdout=0.5)
 
 
