@@ -129,6 +129,9 @@ def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
 def _rows_of(cube: Path | None) -> "Pixels | None":
     if cube is None:
         return None
+    from otrain_infer.npz import check_members
     from otrain_train.datacube import Datacube
 
-    return Datacube.load(cube).cube
+    pixels = Datacube.load(cube).cube
+    check_members(cube)
+    return pixels

@@ -139,7 +139,7 @@ def fit(
     check_classes(labels[rows], MIN_ROWS, "to train on")
     parts = split_rows(labels[rows], groups[rows], settings.holdout, settings.seed)
     learnt, holdout = (rows[part] for part in parts)
-    check_classes(labels[learnt], MIN_LEARNT, "to learn from")
+    check_classes(labels[learnt], MIN_LEARNT, f"to learn from beside a holdout of {settings.holdout:g}")
     check_classes(labels[holdout], 1, "in the holdout rows")
     settings = _filled_in(settings, learnt.size)
     _check_devices(devices, settings)

@@ -13,6 +13,7 @@ from otrain_train.evaluation import OUTCOMES, Evaluation, Progress, evaluate_fil
 from otrain_train.explanation import KEY, Cam, explain, names_of
 from otrain_train.gallery import draw_pictures, title_of
 from otrain_train.outputs import prepare_folder, renewing
+from otrain_train.rows import spread_rows
 from otrain_train.saliency import ENDINGS, network_beside, open_grad_cam
 from otrain_train.splits import Rows
 
@@ -138,7 +139,7 @@ def _pair(model: Path) -> tuple[Path, Path]:
 
 def _some(evaluation: Evaluation) -> Rows:
     rows = np.flatnonzero(evaluation.scored)
-    return rows[np.unique(np.linspace(0, rows.size - 1, CHECKED).astype(np.int64))] if rows.size else rows
+    return spread_rows(rows, CHECKED) if rows.size else rows
 
 
 def _choose(evaluation: Evaluation, n_random: int, rng: np.random.Generator) -> dict[str, Rows]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from otrain_infer.errors import UsageError
 from otrain_infer.normalise import Normalisation
+from otrain_infer.npz import check_members
 from otrain_train.datacube import sha256
 from otrain_train.learning_curve import fit_curve
 from otrain_train.outputs import prepare_folder, sole_user
@@ -156,6 +157,7 @@ def _check(name: str, settings: TrainSettings) -> None:
 
 def _plan(cube: Path, folder: Path, settings: TrainSettings, sizes: SizeSettings) -> tuple[Study, list[Training]]:
     datacube = open_in_planes(cube, sizes.planes)
+    check_members(cube)
     rows = usable_rows(datacube)
     labels, groups = datacube.labels[rows], group_by(datacube, settings.group_key)[rows]
     training, test = split_rows(labels, groups, settings.frac, settings.seed)

@@ -6,7 +6,8 @@ import pytest
 from otrain_infer.cli import infer
 from otrain_infer.scorer import Scorer
 from otrain_infer.table import read_table
-from otrain_train.cli import convert, mock, train
+from otrain_train.cli import convert, mock, optimise_dataset_size, train
+from otrain_train.cli_evaluate import diagnostics, grad_cam, plot_results
 from otrain_train.cli_export import export
 from otrain_train.datacube import Datacube
 from otrain_train.evaluation import evaluate_file
@@ -147,3 +148,24 @@ def test_a_name_that_no_file_can_have_is_one_line(workspace, option, capsys):
     assert train(["--cube", str(workspace / "c.npz"), *(each for pair in named.items() for each in pair), *SHORT]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "too long" in line)
     assert "xxx" in line
+
+
+def test_a_damaged_datacube_is_refused_by_every_command(workspace, tmp_path, capsys):
+    pixels = Datacube.load(workspace / "c.npz").cube.tobytes()
+    content = bytearray((workspace / "c.npz").read_bytes())
+    content[content.index(pixels[:4096]) + 1000] ^= 1
+    cube = tmp_path / "damaged.npz"
+    cube.write_bytes(content)
+    network, model = (str(workspace / "CNN_training" / f"a$b.{ending}") for ending in ("keras", "onnx"))
+    here = ["--model-path", str(tmp_path), "--model-name", "n"]
+    for command, options in (
+        (train, ["--cube", str(cube), *here]),
+        (optimise_dataset_size, ["--cube", str(cube), *here, "--outdir", str(tmp_path)]),
+        (diagnostics, ["--path-cube-validation", str(cube), "--model-path", model]),
+        (plot_results, ["--path-cube-validation", str(cube), "--model-path", model]),
+        (grad_cam, ["--cube", str(cube), "--model-path", model, "--cam-path", str(tmp_path)]),
+        (export, [network, "--card", model, "--output", str(tmp_path / "o.onnx"), "--calibration-cube", str(cube)]),
+        (infer, ["--cutouts", str(cube), "--model", model, "--output", str(tmp_path / "o.dat")]),
+    ):
+        assert command(options) == 2, command
+        assert "is damaged: its cube.npy is not what was written" in capsys.readouterr().err, command

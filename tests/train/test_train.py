@@ -96,7 +96,7 @@ def kept(history):
 
 def test_a_holdout_that_leaves_hardly_a_row_to_learn_from_is_refused(tmp_path):
     cube = make_cube(n=160)
-    with pytest.raises(DatacubeError, match="to learn from, and it takes 5 of each class"):
+    with pytest.raises(DatacubeError, match=r"to learn from beside a holdout of 0\.99, and it takes 5 of each"):
         fit(cube, every_row(cube), replace(QUICK, holdout=0.99), tmp_path)
 
 
