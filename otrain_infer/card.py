@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import zlib
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ INPUT = "cutouts"
 OUTPUT = "score"
 SPREAD = "spread"
 """The second output of an ensemble: how far apart the scores of its networks are."""
+PRECISE = "precise"
+"""A second input, which may be left out, of a model with an int8 copy: true runs the network itself, false the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,47 @@ class Golden:
         return cls(pixels, np.array(content["scores"], np.float32))
 
 
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """What a model with an int8 copy of its network does about rows that the two might call otherwise.
+
+    Attributes
+    ----------
+    intervals
+        (lowest, highest) int8 score, ends included: the network itself scores the rows in between again.
+    rows
+        Calibration rows, not those that gave the copy its ranges, on which the rest was measured.
+    rescored
+        Fraction of them scored again.
+    flips, flips_alone
+        Threshold, by name -> fraction of them that are called otherwise than by the network itself: with the rows
+        scored again, and by the copy alone.
+    mean_change, largest_change
+        Of a score, by the copy alone.
+    """
+
+    intervals: tuple[tuple[float, float], ...]
+    rows: int
+    rescored: float
+    flips: dict[str, float]
+    flips_alone: dict[str, float]
+    mean_change: float
+    largest_change: float
+
+    def is_near(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Tell which int8 scores, float32 (n,), are not to be relied on, bool (n,); NaN is not among them."""
+        near = np.zeros(scores.shape, np.bool_)
+        for low, high in self.intervals:
+            near |= (scores >= np.float32(low)) & (scores <= np.float32(high))
+        return near
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Cascade":
+        """Read what `dataclasses.asdict` gave."""
+        intervals = tuple((float(low), float(high)) for low, high in content["intervals"])
+        return cls(**(content | {"intervals": intervals}))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelCard:
     """What a model needs and what it promises.
@@ -111,7 +154,9 @@ class ModelCard:
     reference
         Fingerprint of inputs and scores, against which drift is seen.
     golden
-        Raw cutouts with their scores, to be replayed wherever the model runs.
+        Raw cutouts with their scores in full precision, to be replayed wherever the model runs.
+    cascade
+        How the model uses the int8 copy of its network; None where it has none.
     """
 
     name: str
@@ -128,6 +173,7 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
     golden: Golden | None = None
+    cascade: Cascade | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -144,6 +190,7 @@ class ModelCard:
             {each.name: getattr(point, each.name) for each in fields(point)} for point in self.operating_points
         ]
         content["golden"] = self.golden.to_dict() if self.golden else None
+        content["cascade"] = asdict(self.cascade) if self.cascade else None
         return json.dumps(_without_nan(content), allow_nan=False)
 
     @classmethod
@@ -193,6 +240,7 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
         "threshold": float(content["threshold"]),
         "operating_points": tuple(map(_point, content["operating_points"])),
         "golden": Golden.from_dict(content["golden"]) if content["golden"] else None,
+        "cascade": Cascade.from_dict(content["cascade"]) if content.get("cascade") else None,
     }
 
 

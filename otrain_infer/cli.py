@@ -6,7 +6,9 @@ import math
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,17 @@ from otrain_infer.errors import OutputError, SourceError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from astropy.table import Table
 
     from otrain_infer.cutouts import Cutouts
+    from otrain_infer.flags import CutoutFlag
     from otrain_infer.scorer import Scorer
 
     Part = tuple[Cutouts, npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 log = logging.getLogger("otrain.infer")
+
+REASONS_TOLD = 5
+"""Of so many unusable cutouts the summary says what is wrong with them; the table flags them all."""
 
 
 def _ratio(text: str) -> float:
@@ -52,7 +57,14 @@ def _infer_parser() -> Parser:
     option("--edge", choices=("score", "skip"), default="score", help="skip gives cutouts at an edge no score")
     option("--threshold", type=score, help="score from which a candidate is called real; if not given, the model's")
     option("--batch-size", type=int, help="cutouts given to the network at a time; if not given, chosen")
-    option("--device", default="cpu", help="cpu, cuda, cuda:N or auto")
+    option("--device", default="cpu", help="cpu, cuda, cuda:N, several GPUs as cuda:N,M, or auto")
+    option(
+        "--precision",
+        choices=("auto", "int8", "fp32"),
+        default="auto",
+        help="of a model with an int8 copy: int8, fp32, or auto: int8 where the processor is fast at it, and fp32 for "
+        "scores near a threshold; if not given, auto",
+    )
     option("--threads", type=int, help="threads that read and score; if not given, one a processor")
     return parser
 
@@ -71,15 +83,22 @@ def _infer(arguments: Namespace) -> int:
     table.check_output(output)
     _check_output(output, sources)
     threads = available_processors() if arguments.threads is None else arguments.threads
-    scorer = Scorer(arguments.model, arguments.device, threads, arguments.batch_size)
+    scorer = Scorer(arguments.model, arguments.device, threads, arguments.batch_size, arguments.precision)
     _announce(scorer, arguments)
-    cutouts, scores, spreads = table.join_parts(list(_score(scorer, sources)))
-    if arguments.edge == "skip":
-        scores[cutouts.at_edge] = spreads[cutouts.at_edge] = math.nan
-    spreads = correct_spread_for_ratio(spreads, scores, arguments.prob_ratio)
-    scores = correct_for_ratio(scores, arguments.prob_ratio)
-    _save(table.build_table(cutouts, scores, scorer.identity, spreads if scorer.has_spread else None), output)
-    return _summarise(cutouts, scores, scorer.card.threshold if arguments.threshold is None else arguments.threshold)
+    tally = _Tally(scorer.card.threshold if arguments.threshold is None else arguments.threshold)
+    model, ratio = scorer.identity, arguments.prob_ratio
+    with table.writing(output) as write:
+        for cutouts, scores, spreads in _score(scorer, sources):
+            if arguments.edge == "skip":
+                scores[cutouts.at_edge] = spreads[cutouts.at_edge] = math.nan
+            corrected = correct_for_ratio(scores, ratio)
+            beside = correct_spread_for_ratio(spreads, scores, ratio) if scorer.has_spread else None
+            write(table.build_columns(cutouts, corrected, model, beside))
+            tally.add(cutouts, corrected)
+    print(output)
+    if scorer.rescored:
+        log.info("%d scores near a threshold were computed in fp32 again", scorer.rescored)
+    return tally.tell()
 
 
 def _find_sources(named: Sequence[str]) -> list[str]:
@@ -135,7 +154,8 @@ def _check_output(output: str, sources: Sequence[str]) -> None:
         pass
     except OSError as error:
         raise OutputError(f"'{output}' cannot be written ({error.strerror}): name another with --output") from None
-    if any(Path(output).samefile(each) for each in sources if _alike(output, each)):
+    name = os.path.basename(output)
+    if os.path.exists(output) and any(_is_same(output, each) for each in sources if each.endswith(name)):
         raise UsageError(f"the output '{output}' is one of the cutouts: name another")
     while not os.path.exists(folder) and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
@@ -145,9 +165,9 @@ def _check_output(output: str, sources: Sequence[str]) -> None:
         raise OutputError(f"nothing can be written in '{folder}': name another place with --output")
 
 
-def _alike(output: str, source: str) -> bool:
+def _is_same(output: str, source: str) -> bool:
     same_name = os.path.basename(output) == os.path.basename(source)
-    return same_name and os.path.exists(output) and os.path.exists(source)
+    return same_name and os.path.exists(source) and Path(output).samefile(source)
 
 
 def _announce(scorer: "Scorer", arguments: Namespace) -> None:
@@ -157,6 +177,8 @@ def _announce(scorer: "Scorer", arguments: Namespace) -> None:
         )
     if arguments.device == "auto":
         log.warning("device auto: taking %s", scorer.device)
+    if scorer.card.cascade and arguments.precision == "auto" and scorer.precision != "int8":
+        log.warning("here int8 is no faster than fp32 (that takes a processor with VNNI or DOTPROD): taking fp32")
     log.info("model %s, planes %s, size %dx%d", scorer.identity, ",".join(scorer.card.planes), *scorer.card.size)
 
 
@@ -176,31 +198,41 @@ def _score(scorer: "Scorer", sources: Sequence[str]) -> "Iterator[Part]":
             bar.update(len(part[0]))
 
 
-def _save(table: "Table", output: str) -> None:
-    from otrain_infer.table import write_table
+@dataclass
+class _Tally:
+    """What became of the cutouts."""
 
-    write_table(table, output)
-    print(output)
+    threshold: float
+    rows: int = 0
+    scored: int = 0
+    real: int = 0
+    flags: "Counter[CutoutFlag]" = field(default_factory=Counter)
+    reasons: list[tuple[str, str]] = field(default_factory=list)
 
+    def add(self, cutouts: "Cutouts", scores: "npt.NDArray[np.float32]") -> None:
+        import numpy as np
 
-def _summarise(cutouts: "Cutouts", scores: "npt.NDArray[np.float32]", threshold: float) -> int:
-    import numpy as np
+        from otrain_infer.flags import CutoutFlag
 
-    from otrain_infer.flags import CutoutFlag
+        self.rows += len(cutouts)
+        self.scored += int(np.isfinite(scores).sum())
+        self.real += int((scores >= self.threshold).sum())
+        self.flags.update({flag: int((cutouts.flags & flag != 0).sum()) for flag in CutoutFlag})
+        told = [(str(cutouts.names[row]), why) for row, why in cutouts.reasons.items()]
+        self.reasons += told[: REASONS_TOLD - len(self.reasons)]
 
-    scored = int(np.isfinite(scores).sum())
-    real = int((scores >= threshold).sum())
-    log.info("%d of %d cutouts scored, %d of them %g or more", scored, len(scores), real, threshold)
-    for flag in CutoutFlag:
-        count = int((cutouts.flags & flag != 0).sum())
-        if count:
-            log.info("%s: %d", flag.name, count)
-    for row, reason in list(cutouts.reasons.items())[:5]:
-        log.info("%s: %s", cutouts.names[row], reason)
-    if not scored:
-        log.error("not one cutout could be scored")
-        return NOTHING_SCORED
-    return DONE
+    def tell(self) -> int:
+        """Report on stderr and give the exit status."""
+        log.info("%d of %d cutouts scored, %d of them %g or more", self.scored, self.rows, self.real, self.threshold)
+        for flag, count in self.flags.items():
+            if count:
+                log.info("%s: %d", flag.name, count)
+        for name, reason in self.reasons:
+            log.info("%s: %s", name, reason)
+        if not self.scored:
+            log.error("not one cutout could be scored")
+            return NOTHING_SCORED
+        return DONE
 
 
 def _model_parser() -> Parser:

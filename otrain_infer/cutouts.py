@@ -1,8 +1,10 @@
 """Cutouts: paths or bytes in, one row each out, with pixels, header columns and flags."""
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from otrain_infer.card import PLANES, ModelCard
 from otrain_infer.chunks import map_in_order, split
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
-from otrain_infer.sources import Source, list_sources, load, name_of
+from otrain_infer.sources import Buffer, Source, list_sources, load, name_of
 
 NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS", "MJD")
 TEXTS = ("CANDID", "FILTER", "FILE", "OBJECTID")
@@ -30,6 +32,9 @@ SENTINEL = -99.0
 
 CHUNK = 256
 """Cutouts read at a time, by each thread."""
+
+
+_kept = threading.local()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,13 +126,15 @@ class CutoutReader:
         if min(self.size) < 1:
             raise UsageError(f"a cutout of {self.size[0]}x{self.size[1]} pixels is none: give a size of 1 or more")
 
-    def read(self, sources: Sequence[Source]) -> Cutouts:
+    def read(self, sources: Sequence[Source], pixels: npt.NDArray[np.float32] | None = None) -> Cutouts:
         """Read one chunk of cutouts.
 
         Parameters
         ----------
         sources
             Paths, bytes or binary file objects.
+        pixels
+            Where to put the pixels, float32 (n, ny, nx, planes), C-contiguous. Made if not given.
 
         Returns
         -------
@@ -137,14 +144,26 @@ class CutoutReader:
         numbers = (*NUMBERS, SYNONYMS["MAG"])
         texts = (*TEXTS, SYNONYMS["CANDID"], "EDGE")
         wanted = fits.Wanted(self.planes, self.size, numbers, texts, self.side)
-        arena = load(sources)
-        pixels = np.empty((len(sources), *self.size, len(self.planes)), np.float32)
-        decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
+        if pixels is None:
+            pixels = np.empty((len(sources), *self.size, len(self.planes)), np.float32)
+        with _lent_buffer() as buffer:
+            arena = load(sources, buffer)
+            decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
         found = {**decoded.numbers, **decoded.texts}
         header = {key: _column(found, key) for key in (*TEXTS, *NUMBERS)}
         flags = decoded.flags | _header_flags(header, found["EDGE"], decoded.flags)
         names = np.array([name_of(source) for source in sources], np.str_)
         return Cutouts(names, pixels, header, flags, decoded.reasons | arena.reasons)
+
+
+@contextmanager
+def _lent_buffer() -> Iterator[Buffer]:
+    """Lend this thread's buffer; while it is lent, a file object that reads cutouts itself gets another."""
+    buffer: Buffer = _kept.__dict__.pop("buffer", None) or Buffer()
+    try:
+        yield buffer
+    finally:
+        _kept.buffer = buffer
 
 
 def check_planes(planes: Sequence[str]) -> None:
@@ -259,14 +278,23 @@ def read_cutouts(
     size: tuple[int, int] | None = None,
     threads: int = 1,
 ) -> Cutouts:
-    """Read cutouts, all into memory: `iter_cutouts` joined.
+    """Read cutouts, all into memory: what `iter_cutouts` gives, joined.
 
     Returns
     -------
     Cutouts
         One row a source, in order, whatever is the matter with it.
     """
-    return Cutouts.concatenate(list(iter_cutouts(sources, card=card, planes=planes, size=size, threads=threads)))
+    listed = list_sources(sources)
+    reader = reader_for(listed, card, planes, size)
+    pixels = np.empty((len(listed), *reader.size, len(reader.planes)), np.float32)
+
+    def read(rows: slice) -> Cutouts:
+        return reader.read(listed[rows], pixels[rows]).without_pixels()
+
+    chunks = (slice(start, start + CHUNK) for start in range(0, len(listed), CHUNK))
+    parts = list(map_in_order(read, chunks, threads))
+    return replace(Cutouts.concatenate(parts), pixels=pixels)
 
 
 def native_size(sources: Sequence[Source], planes: Sequence[str], sample: int = 1000) -> tuple[int, int]:
@@ -279,8 +307,9 @@ def native_size(sources: Sequence[Source], planes: Sequence[str], sample: int = 
     """
     check_planes(planes)
     counts: Counter[tuple[int, int]] = Counter()
+    buffer = Buffer()
     for chunk in split(sources[:sample], CHUNK):
-        arena = load(chunk)
+        arena = load(chunk, buffer)
         shapes = fits.native_shapes(arena.data, arena.bounds, tuple(planes))
         counts.update((ny, nx) for ny, nx in shapes.tolist() if ny and nx)
     if not counts:

@@ -234,7 +234,7 @@ def _decode(data: Bytes, bounds: Bounds, wanted: Wanted, pixels: Floats) -> Deco
 
 
 def _as_text(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.str_]:
-    used = np.flatnonzero(codes.any(axis=0))
+    used = np.flatnonzero(np.bitwise_or.reduce(codes, axis=0))  # which is vectorised, as any is not
     width = int(used[-1]) + 1 if used.size else 1
     return np.ascontiguousarray(codes[:, :width]).view(f"<U{width}")[:, 0]
 

@@ -7,10 +7,8 @@ to be lenient: such a file is read by astropy instead. A range of bytes is alway
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
-from otrain_infer.jit import kernel
+from otrain_infer.jit import Deferred, kernel
 
 BLOCK = 2880
 CARD = 80
@@ -52,14 +50,19 @@ _EQUALS = np.uint64(0x3D3D3D3D3D3D3D3D)
 _VALUE_INDICATOR = np.uint16(int.from_bytes(b"= ", "little"))
 
 
-def _loader(result: Any) -> Any:
+def _define_load(number: str) -> Any:
+    from numba import types
+    from numba.extending import intrinsic
+
+    result = getattr(types, number)
+
     @intrinsic
     def load(typingctx, data, at):  # type: ignore[no-untyped-def]  # noqa: ARG001
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             array = context.make_array(signature.args[0])(context, builder, arguments[0])
             address = builder.gep(array.data, [arguments[1]])
-            number = context.get_value_type(result)
-            return builder.load(builder.bitcast(address, number.as_pointer()), align=1)
+            pointer = context.get_value_type(result).as_pointer()
+            return builder.load(builder.bitcast(address, pointer), align=1)
 
         return result(data, types.intp), generate
 
@@ -67,7 +70,7 @@ def _loader(result: Any) -> Any:
 
 
 # Little-endian numbers at any byte of a uint8 array; the caller sees to the bounds.
-load_u16, load_u32, load_u64 = (_loader(result) for result in (types.uint16, types.uint32, types.uint64))
+load_u16, load_u32, load_u64 = (Deferred(_define_load, number) for number in ("uint16", "uint32", "uint64"))
 
 
 def _powers_of_five(lowest: int, highest: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -185,11 +188,19 @@ def to_number(data, start, stop):  # type: ignore[no-untyped-def]
     return True, -value if negative else value
 
 
+@kernel("int64(uint8[::1], int64, int64)")
+def _skip_spaces(data, at, stop):  # type: ignore[no-untyped-def]
+    while at + 8 <= stop and load_u64(data, at) == _SPACES:
+        at += 8
+    while at < stop and data[at] == 32:
+        at += 1
+    return at
+
+
 @kernel("boolean(uint8[::1], int64, int64)")
 def _ends(data, at, stop):  # type: ignore[no-untyped-def]
     # After a value there is nothing but a comment.
-    while at < stop and data[at] == 32:
-        at += 1
+    at = _skip_spaces(data, at, stop)
     return at == stop or data[at] == 47
 
 
@@ -257,8 +268,7 @@ def _parse_digits(data, at, stop):  # type: ignore[no-untyped-def]
 @kernel("Tuple((int64, int64, int64))(uint8[::1], int64, int64)")
 def parse_value(data, at, stop):  # type: ignore[no-untyped-def]
     """Give (kind, start, stop) of the value in the part of a card behind its equals sign."""
-    while at < stop and data[at] == 32:
-        at += 1
+    at = _skip_spaces(data, at, stop)
     if at == stop or data[at] == 47:
         return NONE, at, at
     c = data[at]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from otrain_infer.errors import UsageError
 from otrain_infer.jit import kernel
+from otrain_infer.robust_kernels import scale_robust
 
 Pixels = npt.NDArray[np.float32]
 
@@ -20,10 +21,9 @@ METHODS = ("none", "l2", "l2-rows", "robust")
 SIDES = ("object", "corner")
 TIMES = ("before", "after")
 
-NONE, L2, L2_ROWS, ROBUST = range(len(METHODS))
+L2, L2_ROWS, ROBUST = (METHODS.index(method) for method in METHODS[1:])
 
-# The MAD of a normal distribution times this is its standard deviation.
-MAD_TO_SIGMA = 1.4826
+_EXPONENT = np.uint32(0x7F800000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,100 +153,104 @@ def inner_box(cutout):  # type: ignore[no-untyped-def]
     return y0, y1, x0, x1
 
 
-@kernel("void(float32[::1])")
-def _scale_l2(values):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(values.size):
-        if not math.isfinite(values[i]):
-            values[i] = 0.0
-        total += np.float64(values[i]) * np.float64(values[i])
-    # The norm is a float32 one: where the sum of squares overflows float32 the plane cannot be scaled.
-    norm = np.float32(math.sqrt(total))
-    scalable = norm > 0.0 and math.isfinite(np.float32(total))
-    for i in range(values.size):
-        values[i] = values[i] / norm if scalable else np.float32(0.0)
+@kernel("void(float32[:, :, ::1], intp, intp, intp, intp, float32)")
+def _fill_outside(cutout, y0, y1, x0, x1, fill):  # type: ignore[no-untyped-def]
+    cutout[:y0] = fill
+    cutout[y1:] = fill
+    cutout[y0:y1, :x0] = fill
+    cutout[y0:y1, x1:] = fill
 
 
-@kernel("void(float32[::1])")
-def _scale_robust(values):  # type: ignore[no-untyped-def]
-    finite = np.empty(values.size, np.float64)
-    n = 0
+@kernel("void(float32[::1], float32[::1])")
+def _zero_holes(values, out):  # type: ignore[no-untyped-def]
+    stored, to = values.view(np.uint32), out.view(np.uint32)
     for i in range(values.size):
-        if math.isfinite(values[i]):
-            finite[n] = values[i]
-            n += 1
-    if n == 0:
-        values[:] = 0.0
-        return
-    centre = np.median(finite[:n])
-    for i in range(n):
-        finite[i] = abs(finite[i] - centre)
-    scale = MAD_TO_SIGMA * np.median(finite[:n])
-    if scale == 0.0:
-        # |x - median| has the same spread about the median; the standard deviation is about the mean.
-        mean = 0.0
-        for i in range(values.size):
-            if math.isfinite(values[i]):
-                mean += values[i] / n
-        variance = 0.0
-        for i in range(values.size):
-            if math.isfinite(values[i]):
-                variance += (values[i] - mean) ** 2 / n
-        scale = math.sqrt(variance)
-    for i in range(values.size):
-        if math.isfinite(values[i]) and scale > 0.0:
-            values[i] = math.asinh((values[i] - centre) / scale)
-        else:
-            values[i] = 0.0
+        to[i] = stored[i] if stored[i] & _EXPONENT != _EXPONENT else np.uint32(0)
 
 
-@kernel("void(float32[:, ::1], intp)")
-def _scale(plane, method):  # type: ignore[no-untyped-def]
-    if method == L2:
-        _scale_l2(plane.reshape(plane.size))
-    elif method == L2_ROWS:
-        for y in range(plane.shape[0]):
-            _scale_l2(plane[y])
-    elif method == ROBUST:
-        _scale_robust(plane.reshape(plane.size))
-    else:
-        for y in range(plane.shape[0]):
-            for x in range(plane.shape[1]):
-                if not math.isfinite(plane[y, x]):
-                    plane[y, x] = 0.0
+@kernel("void(float32[:, ::1], intp, float64[::1], float32[::1])")
+def _scale_l2(rows, planes, sums, norms):  # type: ignore[no-untyped-def]
+    """Divide the planes interleaved in finite `rows` by their norms; `sums` and `norms` are as long as a row."""
+    ny, width = rows.shape
+    # One sum for each number of a row: with a single one, each addition would have to wait for the last.
+    sums[:] = 0.0
+    for y in range(ny):
+        for j in range(width):
+            sums[j] += np.float64(rows[y, j]) * np.float64(rows[y, j])
+    scalable = True
+    for p in range(planes):
+        total = 0.0
+        for j in range(p, width, planes):
+            total += sums[j]
+        # The norm is a float32 one: where the sum of squares overflows float32 the plane cannot be scaled.
+        norm = np.float32(math.sqrt(total))
+        if not (norm > 0.0 and math.isfinite(np.float32(total))):
+            norm, scalable = np.float32(np.nan), False
+        for j in range(p, width, planes):
+            norms[j] = norm
+    for y in range(ny):
+        for j in range(width):
+            rows[y, j] /= norms[j]
+    if not scalable:
+        flat = rows.reshape(rows.size)
+        _zero_holes(flat, flat)
 
 
 @kernel("void(float32[:, :, :, ::1], float32[:, :, :, ::1], intp, float32, boolean)")
 def _normalise(pixels, out, method, fill, fill_first):  # type: ignore[no-untyped-def]
+    """Normalise float32 (n, ny, nx, planes) `pixels` into `out`, which may be the same; see `Normalisation`."""
     n, ny, nx, planes = pixels.shape
-    plane = np.empty((ny, nx), np.float32)
+    width = nx * planes
+    sums, norms = np.empty(width, np.float64), np.empty(width, np.float32)
+    plane, scaled, keys = np.empty(ny * nx, np.float32), np.empty(ny * nx, np.float32), np.empty(ny * nx, np.int32)
     for i in range(n):
         y0, y1, x0, x1 = inner_box(pixels[i])
-        for p in range(planes):
+        padded = y1 - y0 < ny or x1 - x0 < nx
+        source = pixels[i]
+        if padded and fill_first:
+            out[i] = source
+            source = out[i]
+            _fill_outside(source, y0, y1, x0, x1, fill)
+        values, to, rows = source.reshape(ny * width), out[i].reshape(ny * width), out[i].reshape(ny, width)
+        if method == ROBUST:
+            for p in range(planes):
+                for x in range(ny * nx):
+                    plane[x] = values[x * planes + p]
+                scale_robust(plane, scaled, keys)
+                for x in range(ny * nx):
+                    to[x * planes + p] = scaled[x]
+        else:
+            _zero_holes(values, to)
+        if method == L2:
+            _scale_l2(rows, planes, sums, norms)
+        elif method == L2_ROWS:
             for y in range(ny):
-                for x in range(nx):
-                    inside = y0 <= y < y1 and x0 <= x < x1
-                    plane[y, x] = fill if fill_first and not inside else pixels[i, y, x, p]
-            _scale(plane, method)
-            for y in range(ny):
-                for x in range(nx):
-                    inside = y0 <= y < y1 and x0 <= x < x1
-                    out[i, y, x, p] = plane[y, x] if inside or fill_first else fill
+                _scale_l2(rows[y : y + 1], planes, sums, norms)
+        if padded and not fill_first:
+            _fill_outside(out[i], y0, y1, x0, x1, fill)
+
+
+@kernel("boolean(float32[::1], intp, intp)")
+def _is_blank(values, plane, planes):  # type: ignore[no-untyped-def]
+    i = plane
+    while i < values.size and not math.isfinite(values[i]):
+        i += planes
+    if i >= values.size:
+        return True
+    first = values[i]
+    while i < values.size and (values[i] == first or not math.isfinite(values[i])):
+        i += planes
+    return i >= values.size
 
 
 @kernel("void(float32[:, :, :, ::1], boolean[::1])")
 def _find_blank(pixels, blank):  # type: ignore[no-untyped-def]
+    """Tell of each cutout whether one of its planes has no finite pixel or the same value everywhere."""
     n, ny, nx, planes = pixels.shape
     for i in range(n):
         blank[i] = False
         for p in range(planes):
-            low, high = np.float32(np.inf), np.float32(-np.inf)
-            for y in range(ny):
-                for x in range(nx):
-                    value = pixels[i, y, x, p]
-                    if math.isfinite(value):
-                        low, high = min(low, value), max(high, value)
-            blank[i] |= not low < high
+            blank[i] |= _is_blank(pixels[i].reshape(ny * nx * planes), p, planes)
 
 
 def as_kernels_take(pixels: npt.NDArray[Any]) -> Pixels:

@@ -142,7 +142,7 @@ class _ObjectsError(Exception):
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, mapped: mmap.mmap) -> Array:
     with archive.open(info) as member:
-        shape, fortran, dtype = _read_header(member)
+        shape, fortran, dtype = read_npy_header(member)
         start, count = member.tell(), math.prod(shape)
         if start + count * dtype.itemsize != info.file_size:
             raise ValueError("its length and its shape disagree")
@@ -156,7 +156,8 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, mapped: mmap.m
     return values
 
 
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read what precedes the values of an array in an .npy file or member: shape, whether in Fortran order, type."""
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
         header = np.lib.format.read_array_header_1_0(member)
@@ -215,7 +216,7 @@ def write_npz(path: str | os.PathLike[str], members: Iterable[Member]) -> None:
     """
     with replacing(path) as temporary, temporary.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         for member in members:
-            _write_member(archive, file.tell(), member)
+            write_member(archive, file.tell(), member)
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -233,14 +234,24 @@ def raw_bytes(block: Array, dtype: np.dtype[Any]) -> memoryview:
     return np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8).data
 
 
-def _write_member(archive: zipfile.ZipFile, start: int, member: Member) -> None:
-    # Without a date given, the oldest there is: the same arrays give the same bytes.
-    info = zipfile.ZipInfo(f"{member.key}.npy")
-    # The values then begin at a multiple of 64 bytes and can be used without a copy once the file is memory-mapped.
+def member_info(key: str, start: int) -> zipfile.ZipInfo:
+    """Give the zip entry of an array that is written at `start`, its values at a multiple of 64 bytes.
+
+    They can then be used without a copy once the file is memory-mapped. The entry has the oldest date there is: the
+    same arrays give the same bytes.
+    """
+    info = zipfile.ZipInfo(f"{key}.npy")
+    info.external_attr = 0o600 << 16
+    info.CRC, info.header_offset = 0, start
     before = start + LOCAL_HEADER.size + len(info.filename) + ZIP64_FIELD_SIZE + FIELD_HEADER.size
     padding = -before % ALIGNMENT
     info.extra = FIELD_HEADER.pack(PADDING_FIELD, padding) + bytes(padding)
-    with archive.open(info, "w", force_zip64=True) as stream:
+    return info
+
+
+def write_member(archive: zipfile.ZipFile, start: int, member: Member) -> None:
+    """Write an array at the end of an archive, where `start` is its place in the file."""
+    with archive.open(member_info(member.key, start), "w", force_zip64=True) as stream:
         stream.write(npy_header(member.dtype, member.shape))
         for block in member.blocks:
             stream.write(raw_bytes(block, member.dtype))

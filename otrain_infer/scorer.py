@@ -10,19 +10,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer.card import INPUT, OUTPUT, SPREAD
+from otrain_infer.card import INPUT, OUTPUT, PRECISE, SPREAD
 from otrain_infer.chunks import map_in_order, split
 from otrain_infer.cutouts import CHUNK, CutoutReader, Cutouts, reader_for
 from otrain_infer.errors import UsageError
+from otrain_infer.gpu import BoundSessions, batch_size_for, free_memory
 from otrain_infer.normalise import Pixels, as_kernels_take, find_blank
-from otrain_infer.session import DEFAULT_MODEL, check_model, open_session, read_model
+from otrain_infer.session import (
+    DEFAULT_MODEL,
+    check_model,
+    has_fast_int8,
+    import_runtime,
+    open_sessions,
+    read_model,
+)
 from otrain_infer.sources import Source, list_sources
 
 Scores = npt.NDArray[np.float32]
 Outputs = list[Scores]
 
-BATCH_SIZES = {"cpu": 64, "cuda": 1024}
+BATCH_SIZE = 64
 """Rows of a micro-batch: past these a processor gains nothing, and memory grows."""
+
+PRECISIONS = ("auto", "int8", "fp32")
 
 
 class Scorer:
@@ -35,11 +45,16 @@ class Scorer:
     model
         An ONNX file that carries its card: a path, or its bytes. None takes the embedded demonstration model.
     device
-        ``cpu``; ``cuda`` or ``cuda:N``, which fails where it cannot be had; ``auto``, CUDA where it can be had.
+        ``cpu``; ``cuda``, ``cuda:N`` or, for several GPUs, ``cuda:N,M``, which fails where one cannot be had; ``auto``,
+        CUDA where it can be had.
     threads
-        How many Python threads share the one session, each with a single computing thread.
+        How many Python threads read, normalise and compute, each with a single computing thread of its own.
     batch_size
         Rows given to the network at a time. None chooses.
+    precision
+        Of a model with an int8 copy of its network. ``auto`` takes the copy where the processor is fast at it, and the
+        network itself for the rows whose score could fall on the other side of a threshold; ``int8`` takes the copy
+        for every row, ``fp32`` the network itself. Any other model has one precision, which ``auto`` takes.
 
     Raises
     ------
@@ -59,26 +74,47 @@ class Scorer:
         device: str = "cpu",
         threads: int = 1,
         batch_size: int | None = None,
+        precision: str = "auto",
     ) -> None:
         if threads < 1:
             raise UsageError(f"{threads} threads cannot work: give 1 or more")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"a batch of {batch_size} cutouts is none: give 1 or more")
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision '{precision}' is unknown: take one of {', '.join(PRECISIONS)}")
         self._source = "the model" if isinstance(model, bytes) else f"'{model or DEFAULT_MODEL}'"
         self._content = read_model(model)
         self._asked_device = device
         self.threads = threads
         self._asked_batch_size = batch_size
+        self._asked_precision = precision
         self._open()
 
     def _open(self) -> None:
         self._pid = os.getpid()
         self._buffers = threading.local()
-        self._session = open_session(self._content, self._asked_device, self._source)
-        self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
-        self.batch_size = self._asked_batch_size or BATCH_SIZES[self.device]
-        self.card, self._outputs = check_model(self._session, self._source)
-        self._session.run([OUTPUT], {INPUT: np.zeros((1, *self.card.shape), np.float32)})
+        self.device, sessions = open_sessions(self._content, self._asked_device, self._source)
+        session, gpu = sessions[0]
+        self.card, self._outputs = check_model(session, self._source)
+        if self.device == "cuda":
+            self._compute = BoundSessions(sessions, import_runtime()).run
+        else:
+            self._compute = session.run
+        usual = batch_size_for(self.card.shape, free_memory(gpu)) if self.device == "cuda" else BATCH_SIZE
+        self.batch_size = self._asked_batch_size or usual
+        self.precision = self._choose_precision()
+        self._rescored, self._counting = 0, threading.Lock()
+        self._compute([OUTPUT], {INPUT: np.zeros((1, *self.card.shape), np.float32)})
+
+    def _choose_precision(self) -> str:
+        asked, own = self._asked_precision, str(self.card.training.get("precision", "fp32"))
+        if not self.card.cascade:
+            if asked not in ("auto", own):
+                raise UsageError(f"{self._source} cannot be run in {asked}: all that it holds is {own}")
+            return own
+        if asked == "auto":
+            return "int8" if self.device == "cpu" and has_fast_int8() else "fp32"
+        return asked
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -87,6 +123,7 @@ class Scorer:
             "_asked_device": self._asked_device,
             "threads": self.threads,
             "_asked_batch_size": self._asked_batch_size,
+            "_asked_precision": self._asked_precision,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -107,6 +144,11 @@ class Scorer:
     def has_spread(self) -> bool:
         """Whether the model is an ensemble that tells how far apart the scores of its networks are."""
         return SPREAD in self._outputs
+
+    @property
+    def rescored(self) -> int:
+        """How many rows were scored in int8 first and by the network itself again, since the scorer was made."""
+        return self._rescored
 
     @property
     def reader(self) -> CutoutReader:
@@ -191,8 +233,9 @@ class Scorer:
         self._reopen_after_fork()
         batches = (pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size))
         threads = self.threads if len(pixels) > self.batch_size else 1
-        parts = map_in_order(partial(self._score_batch, outputs=outputs), batches, threads)
-        return _join(parts, len(outputs))
+        found = _join(map_in_order(partial(self._score_batch, outputs=outputs), batches, threads), len(outputs))
+        self._rescore(pixels, found, outputs)
+        return found
 
     def score_sources(self, sources: Source | Iterable[Source]) -> Iterator[tuple[Cutouts, Scores]]:
         """Read and score cutouts chunk by chunk, reading in threads beside scoring.
@@ -219,34 +262,57 @@ class Scorer:
     def score_each_with_spread(self, sources: Sequence[Source]) -> Iterator[tuple[Cutouts, Scores, Scores]]:
         """Read and score as `score_each` does, and give the spreads as of `score_pixels_with_spread` besides."""
         self._reopen_after_fork()
-        yield from map_in_order(self._read_and_score, split(sources, CHUNK), self.threads)
+        yield from map_in_order(self._read_and_score, split(sources, max(CHUNK, self.batch_size)), self.threads)
 
     def _reopen_after_fork(self) -> None:
         if self._pid != os.getpid():
             self._open()
 
     def _read_and_score(self, sources: Sequence[Source]) -> tuple[Cutouts, Scores, Scores]:
-        cutouts = self.reader.read(sources)
+        cutouts = self.reader.read(sources, self._buffer("raw", len(sources)))
         starts = range(0, len(cutouts), self.batch_size)
         batches = (cutouts.pixels[start : start + self.batch_size] for start in starts)
-        scores, *spreads = _join((self._score_batch(batch, self._outputs) for batch in batches), len(self._outputs))
-        for each in (scores, *spreads):
+        # The decoder has judged which are blank.
+        found = _join((self._run(batch, self._outputs) for batch in batches), len(self._outputs))
+        for each in found:
             each[~cutouts.usable] = np.nan
+        self._rescore(cutouts.pixels, found, self._outputs)
+        scores, *spreads = found
         return cutouts.without_pixels(), scores, spreads[0] if spreads else np.full_like(scores, np.nan)
 
     def _score_batch(self, pixels: Pixels, outputs: list[str]) -> Outputs:
         raw = as_kernels_take(pixels)
-        normalised = self.card.normalisation.apply(raw, self._buffer(len(raw)))
-        found: Outputs = self._session.run(outputs, {INPUT: normalised})
+        found = self._run(raw, outputs)
         blank = find_blank(raw)
         for each in found:
             each[blank] = np.nan
         return found
 
-    def _buffer(self, rows: int) -> Pixels:
-        if len(getattr(self._buffers, "pixels", ())) < rows:
-            self._buffers.pixels = np.empty((rows, *self.card.shape), np.float32)
-        buffer: Pixels = self._buffers.pixels[:rows]
+    def _rescore(self, pixels: Pixels, found: Outputs, outputs: list[str]) -> None:
+        """Put what the network itself gives in the place of int8 scores that are not to be relied on."""
+        if not (self.card.cascade and self.precision == "int8" and self._asked_precision == "auto"):
+            return
+        near = np.flatnonzero(self.card.cascade.is_near(found[0]))
+        for start in range(0, len(near), self.batch_size):
+            rows = near[start : start + self.batch_size]
+            precise = self._run(as_kernels_take(pixels[rows]), outputs, precisely=True)
+            for each, better in zip(found, precise, strict=True):
+                each[rows] = better
+        with self._counting:
+            self._rescored += len(near)
+
+    def _run(self, raw: Pixels, outputs: list[str], precisely: bool = False) -> Outputs:
+        feed = {INPUT: self.card.normalisation.apply(raw, self._buffer("normalised", len(raw)))}
+        if self.card.cascade:
+            feed[PRECISE] = np.array(precisely or self.precision == "fp32")
+        found: Outputs = self._compute(outputs, feed)
+        return found
+
+    def _buffer(self, purpose: str, rows: int) -> Pixels:
+        """Give this thread's memory for a purpose, the same each time: fresh pages cost more than filling them."""
+        if len(getattr(self._buffers, purpose, ())) < rows:
+            setattr(self._buffers, purpose, np.empty((rows, *self.card.shape), np.float32))
+        buffer: Pixels = getattr(self._buffers, purpose)[:rows]
         return buffer
 
 

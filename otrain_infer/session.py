@@ -5,8 +5,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, SPREAD, ModelCard
+from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, PRECISE, SPREAD, ModelCard
 from otrain_infer.errors import DeviceError, MissingExtraError, ModelError, UsageError
+from otrain_infer.gpu import LANES
 
 DEFAULT_MODEL = "default.onnx"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -58,8 +59,8 @@ def import_runtime() -> Any:
     return onnxruntime
 
 
-def open_session(content: bytes, device: str, source: str) -> Any:
-    """Open an onnxruntime session.
+def open_sessions(content: bytes, device: str, source: str) -> tuple[str, list[tuple[Any, int]]]:
+    """Open the onnxruntime sessions of a model: one on a processor, some on each GPU.
 
     Parameters
     ----------
@@ -72,7 +73,10 @@ def open_session(content: bytes, device: str, source: str) -> Any:
 
     Returns
     -------
-    onnxruntime.InferenceSession
+    kind : str
+        ``cpu`` or ``cuda``.
+    sessions : list
+        (onnxruntime.InferenceSession, index of its GPU) of each.
 
     Raises
     ------
@@ -80,32 +84,60 @@ def open_session(content: bytes, device: str, source: str) -> Any:
         As of `otrain_infer.Scorer`.
     """
     runtime = import_runtime()
+    name, indices = _read_device(device)
+    built_for_cuda = "CUDAExecutionProvider" in runtime.get_available_providers()
+    if name == "cuda" and not built_for_cuda:
+        raise DeviceError(f"device {device} cannot be had: this onnxruntime is for CPU; pip install 'otrain[gpu]'")
+    if name == "cpu" or not built_for_cuda:
+        return "cpu", [(_open(runtime, content, ["CPUExecutionProvider"], source), 0)]
+    sessions = []
+    for index in indices:
+        session = _open(runtime, content, _providers_on(index), source)
+        if "CUDAExecutionProvider" not in session.get_providers():
+            if name == "auto":
+                return "cpu", [(session, 0)]
+            raise DeviceError(
+                f"device {device} cannot be had: onnxruntime found no usable GPU {index}; use --device cpu or auto"
+            )
+        sessions += [(session, index)]
+        sessions += [(_open(runtime, content, _providers_on(index), source), index) for _ in range(1, LANES)]
+    return "cuda", sessions
+
+
+def _read_device(device: str) -> tuple[str, list[int]]:
+    name, colon, indices = device.partition(":")
+    numbers = indices.split(",")
+    if name not in ("cpu", "cuda", "auto") or (colon and not (name == "cuda" and all(map(str.isdecimal, numbers)))):
+        raise UsageError(f"device '{device}' is unknown: take cpu, cuda, cuda:N, cuda:N,M,... or auto")
+    return name, list(dict.fromkeys(map(int, numbers))) if colon else [0]
+
+
+def _providers_on(index: int) -> list[Any]:
+    return [("CUDAExecutionProvider", {"device_id": str(index)}), "CPUExecutionProvider"]
+
+
+def _open(runtime: Any, content: bytes, providers: list[Any], source: str) -> Any:
     options = runtime.SessionOptions()
     # Parallelism comes from Python threads on one session: threads inside an operator cost more than they bring.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    providers = _providers(runtime, device)
     try:
-        session = runtime.InferenceSession(content, options, providers=providers)
+        return runtime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions have no parent of their own)
         reason = str(error).splitlines()[0]
         raise ModelError(f"{source} is not an ONNX model that onnxruntime can run ({reason})") from None
-    if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
-        raise DeviceError(f"device {device} cannot be had: onnxruntime found no usable GPU; use --device cpu or auto")
-    return session
 
 
-def _providers(runtime: Any, device: str) -> list[Any]:
-    name, _, index = device.partition(":")
-    if name not in ("cpu", "cuda", "auto") or (index and not (name == "cuda" and index.isdigit())):
-        raise UsageError(f"device '{device}' is unknown: take cpu, cuda, cuda:N or auto")
-    built_for_cuda = "CUDAExecutionProvider" in runtime.get_available_providers()
-    if name == "cuda" and not built_for_cuda:
-        raise DeviceError(f"device {device} cannot be had: this onnxruntime is for CPU; pip install 'otrain[gpu]'")
-    if name == "cpu" or not built_for_cuda:
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+def has_fast_int8() -> bool:
+    """Tell whether this processor multiplies numbers of 8 bits faster than those of 32, and without overflow.
+
+    That takes the instructions VNNI (x86-64) or their like (DOTPROD, ARM).
+    """
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return any(features.get(name, False) for name in ("avx512vnni", "avxvnni", "dotprod"))
 
 
 def check_model(session: Any, source: str) -> tuple[ModelCard, list[str]]:
@@ -135,4 +167,7 @@ def check_model(session: Any, source: str) -> tuple[ModelCard, list[str]]:
     promised: list[tuple[str, str, list[int]]] = [(INPUT, "tensor(float)", list(card.shape))]
     if tensors != promised + [(name, "tensor(float)", []) for name in outputs]:
         raise ModelError(f"{source} cannot be used: its tensors {tensors} are not those that its card promises")
+    choices = [(tensor.name, tensor.type, tensor.shape) for tensor in session.get_overridable_initializers()]
+    if choices != ([(PRECISE, "tensor(bool)", [])] if card.cascade else []):
+        raise ModelError(f"{source} cannot be used: it has not the int8 copy that its card promises, or one too many")
     return card, outputs

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from otrain_infer import file_kernels
 from otrain_infer.errors import SourceError
 from otrain_infer.fits import inflate
 
@@ -21,13 +22,22 @@ SUFFIXES = tuple(stem + packing for stem in (".fits", ".fit", ".fts") for packin
 LARGEST_FILE = 1 << 28
 """A file above this size (bytes) is no cutout and is not read."""
 
+EXPECTED_FILE = 1 << 16
+"""Bytes that there is room for to begin with, for each file."""
+
+LARGEST_KEPT = 1 << 27
+"""A buffer that has grown larger than this (bytes) is not kept."""
+
+AT_ONCE = 64
+"""Files read between two looks at signals such as Ctrl-C."""
+
 GZIP_MAGIC = b"\x1f\x8b"
 
 # What reading or inflating one source may raise: it costs that row, never the batch.
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, AttributeError, TypeError, MemoryError)
 
 # A pipe or a device among the cutouts must not block the batch.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def find_cutouts(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -94,16 +104,18 @@ def _expand(path: str) -> list[str]:
 def list_folder(folder: str) -> list[str]:
     """List the cutouts in a folder, sorted by name; raises SourceError where there is none."""
     try:
-        with os.scandir(folder) as entries:
-            everything = [entry.name for entry in entries]
+        everything = os.listdir(folder)
     except OSError as error:
         raise SourceError(f"the folder '{folder}' cannot be read ({error.strerror})") from None
-    names = sorted(name for name in everything if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    # Folders of a million are common: whatever is done to each name here is waited for before the first score.
+    names = [name for name in everything if name.endswith(SUFFIXES) or name.lower().endswith(SUFFIXES)]
+    names = sorted(name for name in names if name[0] != ".")
     if not names:
         inside = sorted(name for name in everything if os.path.isdir(os.path.join(folder, name)))
         hint = f"; it holds the folders {', '.join(inside[:4])}: name one of them" if inside else ""
         raise SourceError(f"there is no cutout (.fits, .fit, .fts, also .gz or .fz) in the folder '{folder}'{hint}")
-    return [os.path.join(folder, name) for name in names]
+    beginning = os.path.join(folder, "")
+    return [beginning + name for name in names]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,14 +137,21 @@ class Arena:
     reasons: dict[int, str]
 
 
-class _Buffer:
-    """Bytes that grow at the end."""
+class Buffer:
+    """Bytes that grow at the end; to use one again saves fresh pages, which cost as much as filling them."""
 
-    def __init__(self, capacity: int) -> None:
-        self.data = np.empty(capacity, np.uint8)
+    def __init__(self) -> None:
+        self.data = np.empty(0, np.uint8)
         self.stop = 0
 
+    def clear(self) -> None:
+        """Forget the bytes; their memory stays, unless it is so large that something unusual must have been read."""
+        self.stop = 0
+        if self.data.size > LARGEST_KEPT:
+            self.data = np.empty(0, np.uint8)
+
     def room(self, least: int) -> memoryview:
+        """Give what is free behind the bytes, `least` or more."""
         if self.data.size - self.stop < least:
             grown = np.empty(2 * self.data.size + least, np.uint8)
             grown[: self.stop] = self.data[: self.stop]
@@ -140,40 +159,50 @@ class _Buffer:
         return self.data.data[self.stop :]
 
     def append(self, content: bytes | memoryview) -> None:
+        """Put bytes at the end."""
         self.room(len(content))[: len(content)] = content
         self.stop += len(content)
 
     def append_file(self, path: str | os.PathLike[str]) -> None:
-        with io.FileIO(os.open(path, _OPEN_FLAGS), "r") as file:
+        """Put the bytes of a file at the end; raises OSError, or ValueError where it is too large or no path at all."""
+        with io.FileIO(path, "r", opener=lambda path, _: os.open(path, _OPEN_FLAGS)) as file:
             start = self.stop
             while count := file.readinto(self.room(1)):
                 self.stop += count
                 if self.stop - start > LARGEST_FILE:
-                    raise ValueError(f"larger than {LARGEST_FILE >> 20} MiB, so not a cutout")
+                    raise ValueError(_too_large())
 
 
-def load(sources: Sequence[Source], expected: int = 1 << 16) -> Arena:
+def load(sources: Sequence[Source], buffer: Buffer | None = None) -> Arena:
     """Read the bytes of several sources, each once, inflating gzip.
 
     Parameters
     ----------
     sources
         Paths, bytes or binary file objects.
-    expected
-        Bytes that a source is expected to have; the arena grows where there are more.
+    buffer
+        Where to put them: what it held before is overwritten, and the arena holds good until it is used again. Made if
+        not given.
 
     Returns
     -------
     Arena
-        One row a source, in order. A source that cannot be read has no bytes and a reason.
+        One row a source. A source that cannot be read has no bytes and a reason.
     """
-    buffer = _Buffer(expected * (len(sources) + 1))
-    bounds = np.zeros((len(sources), 2), np.int64)
+    buffer = Buffer() if buffer is None else buffer
+    buffer.clear()
+    buffer.room(EXPECTED_FILE * (len(sources) + 1))
     reasons: dict[int, str] = {}
-    for row, source in enumerate(sources):
+    bounds = _read_together(sources, buffer)
+    for row in np.flatnonzero(bounds[:, 0] == file_kernels.TOO_LARGE).tolist():
+        bounds[row], reasons[row] = 0, _too_large()
+    for row in np.flatnonzero((bounds[:, 0] < 0) | _are_gzipped(buffer.data, bounds)).tolist():
         start = buffer.stop
         try:
-            _append(buffer, source)
+            if bounds[row, 0] < 0:
+                _append(buffer, sources[row])
+            else:
+                buffer.append(inflate(buffer.data[slice(*bounds[row])].tobytes(), LARGEST_FILE))
         except UNREADABLE as error:
             buffer.stop = start
             reasons[row] = getattr(error, "strerror", None) or str(error)
@@ -181,7 +210,49 @@ def load(sources: Sequence[Source], expected: int = 1 << 16) -> Arena:
     return Arena(buffer.data, bounds, reasons)
 
 
-def _append(buffer: _Buffer, source: Source) -> None:
+def _read_together(sources: Sequence[Source], buffer: Buffer) -> npt.NDArray[np.int64]:
+    """Read what can be read in one go; give the bounds, of which those of the other rows are UNREAD or TOO_LARGE."""
+    bounds = np.full((len(sources), 2), file_kernels.UNREAD, np.int64)
+    paths = _pack(sources)
+    if paths is None or file_kernels.read_files is None:
+        return bounds
+    state = np.array([0, 0, -1, buffer.stop, buffer.stop], np.int64)
+    try:
+        while state[file_kernels.FILE] < len(sources):
+            until = min(int(state[file_kernels.FILE]) + AT_ONCE, len(sources))
+            file_kernels.read_files(paths, until, _OPEN_FLAGS, LARGEST_FILE, buffer.data, bounds, state)
+            buffer.stop = int(state[file_kernels.STOP])
+            if state[file_kernels.FILE] < until:
+                buffer.room(1)
+    except MemoryError:
+        pass  # it costs the row that is too large, which is tried again, and none that is not
+    finally:
+        if state[file_kernels.DESCRIPTOR] >= 0:
+            os.close(int(state[file_kernels.DESCRIPTOR]))
+    return bounds
+
+
+def _pack(sources: Sequence[Source]) -> npt.NDArray[np.uint8] | None:
+    """Write paths one behind the other, a zero byte behind each; None where one of the sources is no path."""
+    if not all(issubclass(kind, str | os.PathLike) for kind in set(map(type, sources))):
+        return None
+    try:
+        packed = bytearray(os.fsencode("\0".join(map(os.fspath, sources))))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    packed += b"\0"
+    return np.frombuffer(packed, np.uint8) if packed.count(0) == len(sources) else None
+
+
+def _are_gzipped(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    first = np.where(bounds[:, 1] - bounds[:, 0] >= len(GZIP_MAGIC), bounds[:, 0], -1)
+    gzipped: npt.NDArray[np.bool_] = first >= 0
+    for place, byte in enumerate(GZIP_MAGIC):
+        gzipped &= data[first + place] == byte
+    return gzipped
+
+
+def _append(buffer: Buffer, source: Source) -> None:
     start = buffer.stop
     if isinstance(source, str | os.PathLike):
         buffer.append_file(source)
@@ -189,10 +260,14 @@ def _append(buffer: _Buffer, source: Source) -> None:
         buffer.append(memoryview(source).cast("B"))
     else:
         buffer.append(source.read())
-    if bytes(buffer.data[start : min(start + 2, buffer.stop)]) == GZIP_MAGIC:
+    if buffer.data[start : min(start + 2, buffer.stop)].tobytes() == GZIP_MAGIC:
         content = inflate(buffer.data[start : buffer.stop].tobytes(), LARGEST_FILE)
         buffer.stop = start
         buffer.append(content)
+
+
+def _too_large() -> str:
+    return f"larger than {LARGEST_FILE >> 20} MiB, so not a cutout"
 
 
 def name_of(source: Source) -> str:

@@ -1,9 +1,11 @@
 """The table of scores: one row a cutout, with the original's columns, then flags and model."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +45,16 @@ COLUMNS = {
 """Column of the table -> column of the header, in order."""
 
 
-def build_table(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | None = None) -> "Table":
-    """Put cutouts and their scores in a table.
+DELIMITERS = {"ascii.commented_header": " ", "ascii.csv": ","}
+"""Of the formats that are plain text, which needs no astropy to be written."""
+
+ROWS_AT_A_TIME = 4096
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+def build_columns(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | None = None) -> Columns:
+    """Put cutouts and their scores in columns.
 
     Parameters
     ----------
@@ -59,15 +69,13 @@ def build_table(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | 
 
     Returns
     -------
-    astropy.table.Table
-        n rows: filename, RA, Dec (degrees), originalFile, Xpos, Ypos (pixels), mag, magerr, FWHM, FWHMPSF (pixels),
+    dict of str to ndarray
+        Each (n,): filename, RA, Dec (degrees), originalFile, Xpos, Ypos (pixels), mag, magerr, FWHM, FWHMPSF (pixels),
         cand_ID, label0, label1 (the score; label0 is 1 minus it), flags (`CutoutFlag`), model, and spread where it is
         given.
     """
-    from astropy.table import Table
-
     names = [_as_path(_printable(name)) for name in cutouts.names.tolist()]
-    columns: dict[str, npt.ArrayLike] = {"filename": np.array(names, np.str_)}
+    columns: Columns = {"filename": np.array(names, np.str_)}
     for name, key in COLUMNS.items():
         column = cutouts.header[key]
         columns[name] = column if column.dtype.kind == "f" else np.array([*map(_printable, column.tolist())], np.str_)
@@ -75,7 +83,14 @@ def build_table(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | 
     columns["model"] = np.full(len(cutouts), model)
     if spreads is not None:
         columns["spread"] = spreads
-    return Table(columns)
+    return columns
+
+
+def build_table(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | None = None) -> "Table":
+    """Put cutouts and their scores in an astropy Table of the columns that `build_columns` gives."""
+    from astropy.table import Table
+
+    return Table(build_columns(cutouts, scores, model, spreads))
 
 
 def _printable(text: str) -> str:
@@ -133,6 +148,74 @@ def write_table(table: "Table", path: str | os.PathLike[str]) -> None:
         table.write(temporary, format=table_format)
 
 
+def write_columns(columns: Columns, path: str | os.PathLike[str]) -> None:
+    """Write the columns of a table as `write_table` would; for text, byte for byte the same, without astropy.
+
+    Raises
+    ------
+    UsageError
+        When the ending stands for no format.
+    OutputError
+        When the file cannot be written.
+    """
+    with writing(path) as write:
+        write(columns)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[Callable[[Columns], None]]:
+    """Write a table part by part, whole or not at all, to the bytes that `write_table` would write at once.
+
+    Text is written as it comes, in memory that does not grow with its rows; the other formats need all of them first.
+
+    Yields
+    ------
+    callable
+        Takes the columns of consecutive rows, the same columns each time; it is to be called at least once.
+
+    Raises
+    ------
+    UsageError
+        When the ending stands for no format.
+    OutputError
+        When the file cannot be written.
+    """
+    table_format = check_output(path)
+    if table_format in DELIMITERS:
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            yield partial(_write_rows, file, DELIMITERS[table_format])
+        return
+    parts: list[Columns] = []
+    yield parts.append
+    from astropy.table import Table
+
+    write_table(Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, copy=False), path)
+
+
+def _write_rows(file: TextIO, delimiter: str, columns: Columns) -> None:
+    if file.tell() == 0:
+        file.write(("# " if delimiter == " " else "") + delimiter.join(columns) + "\n")
+    n = len(next(iter(columns.values())))
+    for start in range(0, n, ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        fields = [_in_text(column[rows], delimiter) for column in columns.values()]
+        file.writelines(map("{}\n".format, map(delimiter.join, zip(*fields, strict=True))))
+
+
+def _in_text(column: npt.NDArray[Any], delimiter: str) -> list[str]:
+    values = column.tolist()
+    if column.dtype.kind != "U":
+        return list(map(repr, values))
+    return [_quoted(value.strip(" \t"), delimiter) for value in values]
+
+
+def _quoted(text: str, delimiter: str) -> str:
+    # Ends of lines are escaped already, see `_printable`.
+    if delimiter in text or '"' in text or (delimiter == " " and not text):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
 def read_table(path: str | os.PathLike[str]) -> "Table":
     """Read a table that `write_table` wrote, or the original's infer_results.dat.
 
@@ -155,9 +238,3 @@ def read_table(path: str | os.PathLike[str]) -> "Table":
         raise SourceError(
             f"the table '{path}' cannot be read ({said}): is it complete, and of the format that its name ends in?"
         ) from None
-
-
-def join_parts(parts: Sequence[tuple[Cutouts, Scores, Scores]]) -> tuple[Cutouts, Scores, Scores]:
-    """Join consecutive rows with their scores and spreads."""
-    cutouts, scores, spreads = zip(*parts, strict=True)
-    return Cutouts.concatenate(cutouts), np.concatenate(scores), np.concatenate(spreads)

@@ -11,6 +11,7 @@ from otrain_infer.command import DONE, run, score
 from otrain_infer.errors import ModelError, UsageError
 from otrain_train.config import ConfigParser, plane_names
 from otrain_train.quiet import start_tensorflow
+from otrain_train.rescoring import MAX_FLIPS, in_words
 
 if TYPE_CHECKING:
     from otrain_infer.card import ModelCard
@@ -50,8 +51,23 @@ def _export_parser() -> ConfigParser:
     option(
         "--threshold", type=score, help="score from which a candidate is called real; if not given, the card's, or 0.5"
     )
-    option("--precision", choices=("fp32", "fp16"), default="fp32", help="fp32, or fp16 for GPUs; if not given, fp32")
-    option("--calibration-cube", type=Path, help="datacube of real cutouts on which the export is checked")
+    option(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="fp32; fp16 for GPUs; int8 for processors, which needs --calibration-cube; if not given, fp32",
+    )
+    option(
+        "--calibration-cube",
+        type=Path,
+        help="datacube of real cutouts on which the export is checked, and from which int8 takes its ranges",
+    )
+    option(
+        "--max-flips",
+        type=score,
+        default=MAX_FLIPS,
+        help=f"fraction of calls that int8 may make otherwise than fp32 at a threshold; if not given, {MAX_FLIPS:g}",
+    )
     return parser
 
 
@@ -71,6 +87,8 @@ def _export(arguments: Namespace) -> int:
         f"{arguments.output}: differs from the network by at most {parity['max_difference']:.2g} "
         f"(allowed {parity['tolerance']:g}) on {parity['rows']} {made_up}cutouts"
     )
+    if card.cascade:
+        print(in_words(card.cascade))
     return DONE
 
 
@@ -103,7 +121,7 @@ def _export_with_card(arguments: Namespace, rows: "Pixels | None") -> "ModelCard
         rows = card.golden.pixels
     if arguments.threshold is not None:
         card = replace(card, threshold=arguments.threshold)
-    return export_network(network, card, arguments.output, rows, arguments.precision)
+    return export_network(network, card, arguments.output, rows, arguments.precision, arguments.max_flips)
 
 
 def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
@@ -123,7 +141,14 @@ def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
     chosen["normalisation"] = Normalisation(chosen["normalisation"], Padding.parse(chosen.pop("padding")))
     from otrain_train.export import export_file
 
-    return export_file(arguments.model, arguments.output, precision=arguments.precision, rows=rows, **chosen)
+    return export_file(
+        arguments.model,
+        arguments.output,
+        precision=arguments.precision,
+        rows=rows,
+        max_flips=arguments.max_flips,
+        **chosen,
+    )
 
 
 def _rows_of(cube: Path | None) -> "Pixels | None":

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer.cutouts import CHUNK, Cutouts, check_planes, iter_cutouts, native_size
+from otrain_infer.chunks import map_in_order, split
+from otrain_infer.cutouts import CHUNK, CutoutReader, Cutouts, check_planes, native_size
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import CutoutFlag
 from otrain_infer.sources import find_cutouts
@@ -222,7 +223,9 @@ class _Run:
         self._folder = folder
         self._settings = settings
         self._progress = progress
-        self._files = {label: find_cutouts(path) for label, path in _class_folders(folder).items()}
+        folders = _class_folders(folder)
+        self._names = {label: path.name for label, path in folders.items()}
+        self._files = {label: find_cutouts(path) for label, path in folders.items()}
         self.counts = {label: ClassCount(len(files)) for label, files in self._files.items()}
         self.size = self._find_size()
         if settings.frac_true is not None:
@@ -249,11 +252,12 @@ class _Run:
     def read(self, label: int, writer: DatacubeWriter) -> None:
         """Read one class until all is read or there is enough of it."""
         count, wanted = self.counts[label], self._wanted(label)
-        size, planes, threads = self.size, self._settings.planes, self._settings.threads
-        for cutouts in iter_cutouts(self._files[label], planes=planes, size=size, threads=threads, chunk=CHUNK):
-            usable = self._account(count, cutouts)
+        planes, chunks = self._settings.planes, split(self._files[label], CHUNK)
+        for cutouts in map_in_order(CutoutReader(planes, self.size).read, chunks, self._settings.threads):
+            usable = self._account(count, cutouts, self._names[label])
             if usable.any():
-                writer.append(_rows(cutouts.select(usable), label, planes, self._folder))
+                taken = cutouts if usable.all() else cutouts.select(usable)
+                writer.append(_rows(taken, label, planes, self._names[label]))
             self._report()
             if count.usable >= wanted:
                 break
@@ -270,14 +274,14 @@ class _Run:
         ratio = fraction / (1 - fraction)
         return math.ceil(other.usable * (ratio if label else 1 / ratio))
 
-    def _account(self, count: ClassCount, cutouts: Cutouts) -> npt.NDArray[np.bool_]:
+    def _account(self, count: ClassCount, cutouts: Cutouts, folder: str) -> npt.NDArray[np.bool_]:
         at_edge, resized = _any_of(cutouts, CutoutFlag.EDGE), _any_of(cutouts, CutoutFlag.PADDED | CutoutFlag.CROPPED)
         usable = cutouts.usable & ~at_edge
         at_edge &= cutouts.usable
         for rows, named in ((~cutouts.usable, count.unusable), (at_edge, count.edge)):
             for row in np.flatnonzero(rows)[: max(EXAMPLES - named, 0)]:
                 why = cutouts.reasons.get(int(row), "at the edge of its image")
-                count.examples.append((_relative(str(cutouts.names[row]), self._folder), why))
+                count.examples.append((_within(folder, str(cutouts.names[row])), why))
         count.read += len(cutouts)
         count.usable += int(usable.sum())
         count.edge += int(at_edge.sum())
@@ -327,7 +331,7 @@ def _check_usable(count: ClassCount, name: str, folder: str | os.PathLike[str]) 
         )
 
 
-def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], folder: Path) -> Datacube:
+def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], folder: str) -> Datacube:
     header = cutouts.header
     return Datacube(
         cube=cutouts.pixels,
@@ -338,11 +342,11 @@ def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], folder: Path) -
         fwhms=header["FWHM"],
         candids=header["CANDID"],
         planes=planes,
-        files=np.array([_relative(name, folder) for name in cutouts.names.tolist()], np.str_),
+        files=np.array([_within(folder, name) for name in cutouts.names.tolist()], np.str_),
         groups=np.where(header["OBJECTID"] == "", header["FILE"], header["OBJECTID"]),
         mjds=header["MJD"],
     )
 
 
-def _relative(name: str, folder: Path) -> str:
-    return Path(os.path.relpath(name, folder)).as_posix()
+def _within(folder: str, path: str) -> str:
+    return f"{folder}/{os.path.basename(path)}"

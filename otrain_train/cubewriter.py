@@ -5,21 +5,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from otrain_infer.atomic import replacing
 from otrain_infer.errors import DatacubeError, OutputError
-from otrain_infer.npz import npy_header, raw_bytes
-from otrain_train.datacube import COLUMNS, TEXTS, Datacube, rows_per_block, text_width, write_columns
+from otrain_infer.npz import npy_header, raw_bytes, read_npy_header, write_npz
+from otrain_train.datacube import COLUMNS, TEXTS, Datacube, make_members, rows_per_block, text_width
+from otrain_train.npz_stream import NpzStream
 
 
 class DatacubeWriter:
     """Writes a datacube in memory that does not grow with its rows: all real ones first, then all bogus ones.
 
     Rows come in any order and in batches of any size. They wait in nameless files beside the final one, which vanish
-    with the process however it ends; the final file appears whole, or not at all, when the block ends well.
+    with the process however it ends; the final file appears whole, or not at all, when the block ends well. Pixels that
+    come in the order of the final file are written only once.
 
     Parameters
     ----------
@@ -45,6 +48,8 @@ class DatacubeWriter:
         self._stack = ExitStack()
         self._spools: dict[int, _Spool] = {}
         self._kind: tuple[tuple[str, ...], tuple[int, int]] | None = None
+        self._pixels: NpzStream | None = None
+        self._runs: list[tuple[int, int, int]] = []
         self._kept: dict[int, int] = {}
 
     def __enter__(self) -> "DatacubeWriter":
@@ -71,10 +76,20 @@ class DatacubeWriter:
             raise DatacubeError(f"rows of planes and size {kind} do not fit a datacube of {self._kind}")
         step = rows_per_block(rows.cube)
         with _writing(self.path):
+            if self._pixels is None:
+                self._pixels = NpzStream(self.path.parent, "cube", "<f4", rows.cube.shape[1:])
+                self._stack.callback(_close, self._pixels)
             for label, spool in self._spools.items():
                 chosen = np.flatnonzero(rows.labels == label)
                 for start in range(0, len(chosen), step):
-                    spool.append(rows.select(chosen[start : start + step]))
+                    stop = min(start + step, len(chosen))
+                    # Rows that follow each other need no copy.
+                    together = chosen[stop - 1] - chosen[start] == stop - 1 - start
+                    part = slice(int(chosen[start]), int(chosen[stop - 1]) + 1) if together else chosen[start:stop]
+                    taken = rows.select(part)
+                    spool.append(taken)
+                    self._runs.append((label, self._pixels.n, len(taken)))
+                    self._pixels.append(taken.cube)
 
     @property
     def n_true(self) -> int:
@@ -97,18 +112,39 @@ class DatacubeWriter:
 
     def _finish(self) -> None:
         n = sum(self._count(label) for label in self._spools)
-        if n == 0 or self._kind is None:
+        if n == 0 or self._kind is None or self._pixels is None:
             raise DatacubeError(f"'{self.path}' was not written: there is not one cutout for it")
         widths = {key: max(spool.widths[key] for spool in self._spools.values()) for key in TEXTS}
         planes, size = self._kind
-        write_columns(self.path, n, size, planes, widths, self._blocks)
+        members = make_members(n, size, planes, widths, self._blocks)
+        if self._in_order():
+            with replacing(self.path) as temporary:
+                self._pixels.finish(n, members[1:], temporary)
+        else:
+            write_npz(self.path, members)
+
+    def _in_order(self) -> bool:
+        labels = [label for label, _, _ in self._runs]
+        return labels == sorted(labels, reverse=True) and (self._count(0) == 0 or self._count(1) == self.n_true)
 
     def _count(self, label: int) -> int:
         return min(self._kept.get(label, self._spools[label].n), self._spools[label].n)
 
     def _blocks(self, key: str) -> Iterator[npt.NDArray[Any]]:
         for label, spool in self._spools.items():
-            yield from spool.blocks(key, self._count(label))
+            left = self._count(label)
+            yield from self._blocks_of_pixels(label, left) if key == "cube" else spool.blocks(key, left)
+
+    def _blocks_of_pixels(self, label: int, left: int) -> Iterator[npt.NDArray[Any]]:
+        for each, first, n in self._runs:
+            if self._pixels and each == label and left > 0:
+                yield from self._pixels.read(first, min(n, left))
+                left -= n
+
+
+def _close(stream: NpzStream) -> None:
+    with suppress(OSError):  # what could not be flushed to a full disk is thrown away in any case
+        stream.close()
 
 
 @contextmanager
@@ -122,17 +158,17 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 class _Spool:
-    """The rows of one class, each column in a nameless file of its own, as consecutive .npy blocks."""
+    """The rows of one class but for their pixels, each column in a nameless file, as consecutive .npy blocks."""
 
     def __init__(self, folder: Path) -> None:
         self.n = 0
         self.widths = dict.fromkeys(TEXTS, 1)
         self._folder = folder
-        self._files: dict[str, IO[bytes]] = {}
+        self._files: dict[str, Any] = {}
 
     def __enter__(self) -> "_Spool":
         with ExitStack() as stack:
-            for key in COLUMNS:
+            for key in COLUMNS[1:]:
                 self._files[key] = stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
             self._close = stack.pop_all().close
         return self
@@ -155,6 +191,9 @@ class _Spool:
         file = self._files[key]
         file.seek(0)
         while n > 0:
-            block = np.load(file, allow_pickle=False)[:n]
+            # Not numpy.load, which copies what it reads from such a file once more.
+            shape, _, dtype = read_npy_header(file)
+            block = np.empty(shape, dtype)
+            file.readinto(block.reshape(-1).view(np.uint8))
+            yield block[:n]
             n -= len(block)
-            yield block

@@ -266,6 +266,22 @@ def text_width(texts: npt.NDArray[np.str_]) -> int:
     return max(1, texts.dtype.itemsize // np.dtype("<U1").itemsize)
 
 
+def make_members(
+    n: int,
+    size: tuple[int, int],
+    planes: tuple[str, ...],
+    widths: Mapping[str, int],
+    blocks: Callable[[str], Iterator[Array]],
+) -> list[Member]:
+    """Give the arrays of a datacube file, the cube first; parameters are those of `write_columns`."""
+    types = {"cube": "<f4", "labels": "<i8"} | dict.fromkeys(NUMBERS, "<f8")
+    types |= {key: f"<U{width}" for key, width in widths.items()}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (n,)) | {"cube": (n, *size, len(planes))}
+    names = np.array(planes, np.str_)
+    members = [Member(key, np.dtype(types[key]), shapes[key], blocks(key)) for key in COLUMNS]
+    return [*members, Member("planes", names.dtype, names.shape, [names])]
+
+
 def write_columns(
     path: str | os.PathLike[str],
     n: int,
@@ -292,12 +308,7 @@ def write_columns(
     OutputError
         When it cannot be written.
     """
-    types = {"cube": "<f4", "labels": "<i8"} | dict.fromkeys(NUMBERS, "<f8")
-    types |= {key: f"<U{width}" for key, width in widths.items()}
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(COLUMNS, (n,)) | {"cube": (n, *size, len(planes))}
-    names = np.array(planes, np.str_)
-    members = [Member(key, np.dtype(types[key]), shapes[key], blocks(key)) for key in COLUMNS]
-    write_npz(path, [*members, Member("planes", names.dtype, names.shape, [names])])
+    write_npz(path, make_members(n, size, planes, widths, blocks))
 
 
 def rows_per_block(cube: npt.NDArray[np.float32]) -> int:

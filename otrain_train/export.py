@@ -27,13 +27,25 @@ from otrain_infer.scorer import Scorer, Scores
 from otrain_train.ensemble import members_of
 from otrain_train.graph import BATCH, add_score, convert, halve, input_shape, largest_value
 from otrain_train.legacy import first_line, load_legacy, saved_by
+from otrain_train.quantise import is_int8, join, quantise
 from otrain_train.reference import choose_golden, make_reference, make_rows, take_rows
+from otrain_train.rescoring import MAX_FLIPS, check, choose_intervals, judge, thresholds_of
 
-TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3}
-"""Largest difference of a score, by precision, between the exported model and the network it came from."""
+TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3, "int8": 1e-5}
+"""Largest difference of a score, by precision, between the exported model and the network it came from.
+
+A model of int8 holds its network in float32 besides: that is what this is about. What the copy may change is for
+`otrain_train.rescoring` to say.
+"""
 
 MAX_ROWS = 1024
 """Rows at most on which a model is checked, and from which its golden cutouts and its reference come."""
+
+CALIBRATION_ROWS, MAX_INT8_ROWS = 1024, 9216
+"""Rows at most that give an int8 copy its ranges, and these with the others on which it is judged."""
+
+MIN_CALIBRATION = 200
+"""Rows that an int8 copy needs for both."""
 
 HALF_LIMIT = 16_384.0
 """Largest value within a network that may become half precision, a quarter of what that can hold."""
@@ -50,6 +62,7 @@ def export_file(
     threshold: float = 0.5,
     precision: str = "fp32",
     rows: Pixels | None = None,
+    max_flips: float = MAX_FLIPS,
 ) -> ModelCard:
     """Export a Keras file that has no card yet, such as another project's.
 
@@ -69,8 +82,8 @@ def export_file(
         (ny, nx) of a cutout (pixels); needed only where the network's input is free.
     threshold
         A candidate is called real from this score on.
-    precision
-        ``fp32`` or, for GPUs, ``fp16``.
+    precision, max_flips
+        As of `export`.
     rows
         Raw pixels, as of `export`.
 
@@ -105,7 +118,7 @@ def export_file(
         description=f"Exported from the Keras network {source.name}; what it was trained on is not recorded.",
         training=provenance,
     )
-    return export(network, card, output, rows, precision)
+    return export(network, card, output, rows, precision, max_flips)
 
 
 def export(
@@ -114,6 +127,7 @@ def export(
     output: str | os.PathLike[str],
     rows: Pixels | None = None,
     precision: str = "fp32",
+    max_flips: float = MAX_FLIPS,
 ) -> ModelCard:
     """Convert a network to ONNX, check that it scores as before, and write it with its card, whole or not at all.
 
@@ -136,7 +150,11 @@ def export(
         its golden cutouts and its reference come. At most `MAX_ROWS` of them are taken, evenly spaced. Without any,
         made-up ones serve for the check, and the card has no reference.
     precision
-        ``fp32`` or, for GPUs, ``fp16``: weights and sums in half precision, input, softmax and score in float32.
+        ``fp32``; for GPUs ``fp16``: weights and sums in half precision, input, softmax and score in float32; or, for
+        processors, ``int8``: the network in float32 and a copy of it in int8, which scores all rows that are not close
+        to a threshold. That takes `rows`, of which some give the copy its ranges and others judge it.
+    max_flips
+        Fraction of calls, at the card's threshold and at each operating point, that int8 may make otherwise.
 
     Returns
     -------
@@ -148,9 +166,10 @@ def export(
     ModelError
         When the network cannot be loaded or converted, or does not fit the card.
     ParityError
-        When a score differs from the network's by more than `TOLERANCES`, or half precision could overflow.
+        When a score differs from the network's by more than `TOLERANCES`, half precision could overflow, or int8
+        changes more than it may.
     UsageError
-        When the rows do not fit the card, none of them can be scored, or the precision is unknown.
+        When the rows do not fit the card, none of them can be scored, or too few for int8, or the precision is unknown.
     OutputError
         When the file cannot be written.
     """
@@ -166,6 +185,7 @@ def export(
         _check_range(proto, normalised, network.name)
         proto = halve(proto)
     proto = add_score(proto)
+    card = replace(card, cascade=None)
 
     scores, spreads = Scorer(_with_card(proto, card).SerializeToString()).score_pixels_with_spread(raw)
     if not np.isfinite(scores).any():
@@ -191,8 +211,41 @@ def export(
         | {"members": len(members), "precision": precision}
         | {"versions": card.training.get("versions", {}) | _versions()},
     )
+    if precision == "int8":
+        proto, card = _with_int8_copy(proto, card, rows, max_flips)
     _write(_with_card(proto, card), output)
     return card
+
+
+def _with_int8_copy(
+    proto: onnx.ModelProto, card: ModelCard, rows: Pixels | None, max_flips: float
+) -> tuple[onnx.ModelProto, ModelCard]:
+    usable = np.empty((0, *card.shape), np.float32)
+    if rows is not None:
+        taken = take_rows(rows, card.shape, MAX_INT8_ROWS)
+        usable = taken[~find_blank(taken)]
+    if len(usable) < MIN_CALIBRATION:
+        raise UsageError(
+            f"int8 needs {MIN_CALIBRATION} real cutouts or more to be made and judged on, and there are {len(usable)}: "
+            "name a datacube with --calibration-cube"
+        )
+    every = max(4, -(-len(usable) // CALIBRATION_ROWS))
+    giving = np.arange(len(usable)) % every == 0
+    copy = quantise(proto, card.normalisation.apply(usable[giving]))
+    if not is_int8(copy):
+        raise ModelError(f"'{card.name}' has nothing that could be computed in int8: export it as fp32")
+    thresholds = thresholds_of(card)
+    pairs = [_scores_of_both(proto, copy, card, each) for each in (usable[giving], usable[~giving])]
+    cascade = judge(thresholds, *pairs[1], choose_intervals(thresholds, *pairs[0]))
+    check(cascade, card.name, max_flips)
+    return join(proto, copy), replace(card, cascade=cascade)
+
+
+def _scores_of_both(
+    proto: onnx.ModelProto, copy: onnx.ModelProto, card: ModelCard, rows: Pixels
+) -> tuple[Scores, Scores]:
+    in_int8, in_full = (Scorer(_with_card(each, card).SerializeToString()).score_pixels(rows) for each in (copy, proto))
+    return in_int8, in_full
 
 
 def rescores(network: keras.Model, card: ModelCard) -> bool:
@@ -335,5 +388,7 @@ def _write(proto: onnx.ModelProto, output: str | os.PathLike[str]) -> None:
             raise ModelError(f"'{output}' would not be valid ONNX ({first_line(error)})") from None
         scorer = Scorer(temporary)
         golden = scorer.card.golden
+        if scorer.card.cascade:
+            scorer = Scorer(temporary, precision="fp32")
         if golden and not np.array_equal(scorer.score_pixels(golden.pixels), golden.scores):
             raise ParityError(f"the golden cutouts of '{output}' do not get their scores again: nothing was written")

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, SPREAD, Golden, ModelCard, OperatingPoint
+from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, PRECISE, SPREAD, Cascade, Golden, ModelCard, OperatingPoint
 from otrain_infer.normalise import Normalisation, Padding
 
 
@@ -91,6 +91,33 @@ def make_ensemble(seeds=(7, 8, 9), card: ModelCard | None = None, outputs=(OUTPU
     joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(joined, {METADATA_KEY: card.to_json()})
     return joined.SerializeToString()
+
+
+CASCADE = Cascade(((0.4, 0.6), (0.9, 0.95)), 100, 0.2, {"threshold": 0.0}, {"threshold": 0.02}, 0.01, 0.1)
+
+
+def make_two_precisions(card: ModelCard | None = None, name=PRECISE) -> bytes:
+    """A network, and in the place of its int8 copy another one: a choice between them at every run."""
+    card = card or make_card(cascade=CASCADE)
+    branches = []
+    for prefix, gain in (("full_", 30.0), ("int8_", 20.0)):
+        branch = compose.add_prefix(onnx.load_model_from_string(make_model(card, gain=gain)), prefix).graph
+        branch.node[0].input[0] = INPUT
+        del branch.input[:]
+        branches.append(branch)
+    graph = helper.make_graph(
+        [helper.make_node("If", [name], [OUTPUT], then_branch=branches[0], else_branch=branches[1])],
+        "two",
+        [
+            helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", *card.shape]),
+            helper.make_tensor_value_info(name, TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(np.array(False), name)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    return model.SerializeToString()
 
 
 def full_card() -> ModelCard:

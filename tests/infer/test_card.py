@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from networks import full_card
+from networks import CASCADE, full_card, make_card
 
 from otrain_infer.card import ModelCard
 from otrain_infer.errors import ModelError
@@ -34,6 +34,14 @@ def test_everything_comes_back():
     assert back.shape == (64, 64, 1)
 
 
+def test_what_it_says_of_an_int8_copy_comes_back():
+    assert ModelCard.from_json(make_card(cascade=CASCADE).to_json()).cascade == CASCADE
+    assert ModelCard.from_json(full_card().to_json()).cascade is None
+    older = json.loads(full_card().to_json())
+    del older["cascade"]
+    assert ModelCard.from_json(json.dumps(older)).cascade is None
+
+
 def test_it_is_strict_json():
     json.loads(full_card().to_json(), parse_constant=lambda name: pytest.fail(name))
 
@@ -57,6 +65,8 @@ def test_what_is_no_card_is_refused(text, said):
     ("key", "value"),
     [
         ("size", [64]),
+        ("cascade", {"intervals": [[0.1, 0.2]]}),
+        ("cascade", {"intervals": [0.1, 0.2]}),
         ("planes", 3),
         ("normalisation", {"method": "magic", "padding": {}}),
         ("golden", {"shape": [9]}),

@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from numba.core.errors import TypingError
 
 import otrain_infer
+from otrain_infer.jit import kernel
 
 CODE = """
 import logging, sys
@@ -61,3 +64,56 @@ def test_a_damaged_cache_costs_time_and_nothing_else(tmp_path, kind):
     for path in tmp_path.rglob(kind):
         path.write_bytes(path.read_bytes()[:40])
     assert run(tmp_path).endswith("[ True]\n")
+
+
+INNER = """
+from otrain_infer.jit import kernel
+
+@kernel("int64(int64)")
+def inner(x):
+    return x + 1
+"""
+OUTER = """
+import sys
+
+from inner import inner
+from otrain_infer.jit import kernel
+
+@kernel("int64(int64)")
+def outer(x):
+    return 10 * inner(x)
+
+print(outer(1), outer.stats.cache_path.startswith(sys.argv[1]), bool(outer.stats.cache_hits))
+"""
+
+
+def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path):
+    said = []
+    (tmp_path / "outer.py").write_text(OUTER)
+    for content in (INNER, INNER, INNER.replace("x + 1", "x + 2")):
+        (tmp_path / "inner.py").write_text(content)
+        env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, tmp_path / "outer.py", tmp_path / "cache"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        said.append(done.stdout.strip())
+    assert said == ["20 True False", "20 True True", "30 True False"]
+
+
+def test_threads_that_call_a_kernel_first_have_it_compiled_once():
+    @kernel("int64(int64)")
+    def double(x):
+        return 2 * x
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: double.get(), range(8)))
+    assert len(set(map(id, made))) == 1
+    assert double(4) == 8
+
+
+def test_a_fault_of_the_function_is_told():
+    @kernel("int64(int64)")
+    def wrong(x):
+        return x.no_such_thing
+
+    with pytest.raises(TypingError, match="no_such_thing"):
+        wrong(1)

@@ -7,7 +7,8 @@ from hypothesis.extra.numpy import arrays
 from otrain_infer.errors import OtrainError, UsageError
 from otrain_infer.normalise import METHODS, Normalisation, Padding, find_blank
 
-VALUES = st.floats(-1e6, 1e6, width=32) | st.sampled_from([np.nan, np.inf, -np.inf, 3.4e38, 0.0, 1.0])
+ODD = [np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 0.0, -0.0, 1.0, 1e-30, np.finfo(np.float32).smallest_subnormal]
+VALUES = st.floats(-1e6, 1e6, width=32) | st.sampled_from(ODD)
 PIXELS = arrays(
     np.float32, st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(1, 3)), elements=VALUES
 )
@@ -76,6 +77,26 @@ def test_normalisation_is_what_plain_numpy_says(method, padding, pixels):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("shape", [(64, 64, 1), (63, 63, 3), (5, 130, 2), (1, 1, 1), (33, 2, 5)])
+def test_planes_of_every_size(method, when, shape):
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(1000, 30, (6, *shape)).astype(np.float32)
+    pixels[1, rng.random(shape) < 0.2] = np.nan
+    pixels[2, shape[0] // 2 :] = np.nan
+    pixels[3, : shape[0] // 3, ..., 0] = 3.4e38
+    pixels[4, ..., -1] = -7
+    pixels[5, :, :, 0] = rng.poisson(2, shape[:2])
+    normalisation = Normalisation(method, Padding(value=2.5, when=when))
+    with np.errstate(over="ignore"):
+        expected = reference(method, normalisation.padding, pixels)
+    np.testing.assert_allclose(normalisation.apply(pixels), expected, rtol=2e-6, atol=1e-7)
+    in_place = pixels.copy()
+    normalisation.apply(in_place, in_place)
+    assert np.array_equal(in_place, normalisation.apply(pixels))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_row_does_not_depend_on_its_batch(method):
     pixels = np.random.default_rng(0).normal(10, 3, (5, 16, 16, 2)).astype(np.float32)
     together = Normalisation(method).apply(pixels)
@@ -117,6 +138,14 @@ def test_find_blank():
     pixels[3, 1:] = np.nan
     pixels[4, ..., 0] = np.where(np.eye(4) > 0, np.inf, 2)
     assert find_blank(pixels).tolist() == [False, True, True, False, True]
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 4), elements=st.sampled_from([1.0, 2.0, *ODD])))
+def test_blank_is_what_plain_numpy_says(pixels):
+    planes = [cutout[..., p] for cutout in pixels for p in range(pixels.shape[3])]
+    blank = [len(np.unique(plane[np.isfinite(plane)])) < 2 for plane in planes]
+    assert find_blank(pixels).tolist() == np.reshape(blank, (len(pixels), -1)).any(axis=1).tolist()
 
 
 def test_the_dictionary_brings_it_back():

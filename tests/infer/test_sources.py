@@ -1,12 +1,20 @@
+import ctypes
 import gzip
 import io
 import os
+import struct
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cutout_files import write_cutout
 
+from otrain_infer import Scorer, read_cutouts
 from otrain_infer.errors import SourceError
-from otrain_infer.sources import find_cutouts, load, name_of
+from otrain_infer.sources import Buffer, find_cutouts, load, name_of
 
 
 def touch(folder, *names):
@@ -57,7 +65,7 @@ def test_every_kind_of_source_is_loaded_once_and_in_order(tmp_path):
         gzip.compress(b"cut off")[:-9],
         b"",
     ]
-    arena = load(sources, expected=1)
+    arena = load(sources)
     contents = [arena.data[start:stop].tobytes() for start, stop in arena.bounds]
     assert contents == [b"a.fits", b"bytes", b"object", b"inflated", b"onetwo", b"", b"", b"", b""]
     assert sorted(arena.reasons) == [5, 6, 7]
@@ -83,7 +91,7 @@ def test_a_pipe_does_not_block(tmp_path):
 def test_the_arena_grows(tmp_path):
     big = np.random.default_rng(0).bytes(300_000)
     (tmp_path / "big.fits").write_bytes(big)
-    arena = load([tmp_path / "big.fits", big, tmp_path / "big.fits"], expected=100)
+    arena = load([tmp_path / "big.fits", big, tmp_path / "big.fits"])
     assert all(arena.data[start:stop].tobytes() == big for start, stop in arena.bounds)
 
 
@@ -91,3 +99,97 @@ def test_names(tmp_path):
     assert name_of(tmp_path / "a.fits") == str(tmp_path / "a.fits")
     assert name_of(b"...") == ""
     assert name_of(io.BytesIO()) == ""
+
+
+def contents(arena):
+    return [arena.data[start:stop].tobytes() for start, stop in arena.bounds]
+
+
+def write_odd_files(folder):
+    """Paths of all kinds, readable and not."""
+    touch(folder, "a.fits", "\u00e9t\u00e9.fits", "empty.fits")
+    (folder / "empty.fits").write_bytes(b"")
+    (folder / "b.fits.gz").write_bytes(gzip.compress(b"inflated"))
+    (folder / "broken.fits.gz").write_bytes(gzip.compress(b"cut off")[:-9])
+    (folder / "large.fits").write_bytes(np.random.default_rng(0).bytes(700_000))
+    (folder / "huge.fits").write_bytes(bytes(3_000_000))
+    (folder / "folder.fits").mkdir()
+    (folder / "link.fits").symlink_to("a.fits")
+    (folder / "loop.fits").symlink_to("loop.fits")
+    raw = os.fsdecode(b"\xff.fits")
+    (folder / raw).write_bytes(b"no UTF-8")
+    names = [*sorted(os.listdir(folder)), "gone.fits", "a.fits/b.fits", "", "x" * 300, "nul\0.fits", "\ud800.fits"]
+    return [str(folder / name) if name else "" for name in names]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_files_read_together_are_those_read_one_by_one(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("otrain_infer.sources.LARGEST_FILE", 1 << 20)
+    monkeypatch.setattr("otrain_infer.sources.EXPECTED_FILE", 1)
+    monkeypatch.setattr("otrain_infer.sources.AT_ONCE", at_once)
+    paths = write_odd_files(tmp_path)
+    plain = [path for path in paths if path.isprintable() and "\0" not in path]
+    for some in (paths, plain, [Path(path) for path in plain], [*plain, b"bytes"]):
+        together = load(some)
+        one_by_one = [load([b"bytes", source]) for source in some]  # beside bytes, files are not read together
+        assert contents(together) == [contents(arena)[1] for arena in one_by_one]
+        assert together.reasons == {row: arena.reasons[1] for row, arena in enumerate(one_by_one) if arena.reasons}
+    assert "larger than 1 MiB, so not a cutout" in together.reasons.values()
+
+
+def test_a_buffer_serves_again_and_forgets(tmp_path):
+    buffer = Buffer()
+    big = np.random.default_rng(0).bytes(400_000)
+    assert contents(load([big, b"second"], buffer)) == [big, b"second"]
+    (path,) = find_cutouts(touch(tmp_path, "a.fits") / "a.fits")
+    assert contents(load([path] * 3, buffer)) == [b"a.fits"] * 3
+
+
+IN_CLOSE, IN_OPEN = 0x10 | 0x08, 0x20
+
+
+@contextmanager
+def opened(folder):
+    """Count how often each file in a folder is opened, by whatever call: the operating system tells."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    # Closing is watched as well, or two openings one after the other would be reported as one.
+    assert libc.inotify_add_watch(watch, os.fsencode(folder), IN_OPEN | IN_CLOSE) > 0
+    counts = Counter()
+    yield counts
+    events = os.read(watch, 1 << 22)
+    os.close(watch)
+    while events:
+        _, mask, _, length = struct.unpack_from("iIII", events)
+        if mask & IN_OPEN:
+            counts[events[16 : 16 + length].rstrip(b"\0").decode()] += 1
+        events = events[16 + length :]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_no_file_is_opened_twice(tmp_path):
+    for seed in range(300):
+        write_cutout(tmp_path / f"{seed:03}.fits", seed)
+    content = (tmp_path / "007.fits").read_bytes()
+    (tmp_path / "packed.fits.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "damaged.fits").write_bytes(content[:5000])
+    (tmp_path / "no_cutout.fits").write_bytes(b"SIMPLE, they said")
+    (tmp_path / "empty.fits").write_bytes(b"")
+    (tmp_path / "large.fits").write_bytes(content + bytes(30_000_000))
+    names = sorted(os.listdir(tmp_path))
+    for read in (
+        lambda: read_cutouts(tmp_path, planes=["DIFF"], size=(64, 64), threads=2),
+        lambda: list(Scorer(threads=2).score_sources(tmp_path)),
+    ):
+        with opened(tmp_path) as counts:
+            read()
+        assert counts.pop("", 0) <= 1  # the folder itself
+        assert counts == dict.fromkeys(names, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_no_file_is_left_open(tmp_path):
+    paths = write_odd_files(tmp_path)[:-2]
+    before = os.listdir("/proc/self/fd")
+    load(paths)
+    assert os.listdir("/proc/self/fd") == before

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from stirred import stir
 
 from otrain_infer.card import OperatingPoint
 from otrain_infer.errors import ModelError
@@ -60,7 +61,7 @@ def test_logits_far_too_small_stop_at_the_bound():
 
 def test_folding_divides_the_logits():
     network = pytest.importorskip("otrain_train.network")
-    model = network.build("lite", (16, 16, 1), seed=1)
+    model = stir(network.build("lite", (16, 16, 1), seed=1))
     head = model.get_layer("logits")
     head.set_weights([head.get_weights()[0], np.array([0.3, -0.2], np.float32)])
     cutouts = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype(np.float32)

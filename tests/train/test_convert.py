@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
+from openings import opened
 
 from otrain_infer.cutouts import read_cutouts
 from otrain_infer.errors import OtrainError, SourceError, UsageError
@@ -56,6 +57,12 @@ def run(folder, **settings):
     rows = Datacube.load(output)
     assert (rows.n_true, rows.n_false) == (summary.true.taken, summary.false.taken)
     return rows, summary
+
+
+def run_into(output, source):
+    """Convert all that a folder holds, in the order of the names."""
+    summary = convert(source, output / "cube.npz", ConvertSettings(frac_true=None))
+    return Datacube.load(output / "cube.npz"), summary
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,18 @@ def test_the_choice_is_random_and_repeatable(sorted_cutouts):
     assert first != other
     in_order = {f"false/f{i:03d}.fits" for i in range(10)}
     assert len(first & in_order) < 9
+
+
+def test_files_are_named_by_their_class_and_name(tmp_path):
+    folder = tmp_path / "a b"
+    write_class(folder / "True", 2)
+    write_class(folder / "false", 2, EDGE="True")
+    write_cutout(folder / "false" / "\u00e9.fits", CANDID="1")
+    (tmp_path / "link").symlink_to(folder)
+    for source in (folder, tmp_path / "link", f"{folder}/../a b/"):
+        rows, summary = run_into(tmp_path / "out", source)
+        assert rows.files.tolist() == ["True/T000.fits", "True/T001.fits", "false/\u00e9.fits"]
+        assert [name for name, _ in summary.false.examples] == ["false/f000.fits", "false/f001.fits"]
 
 
 def test_threads_change_nothing(tmp_path):
@@ -365,31 +384,21 @@ def copies(folder, n, size):
             (folder / name / f"{i}.fits").write_bytes(content)
 
 
-OPENED = []
-"""The cutouts opened since a test last cleared it."""
-
-
-@pytest.fixture(scope="module")
-def record_opens():
-    def hook(event, arguments):
-        if event == "open" and isinstance(arguments[0], str) and arguments[0].endswith(".fits"):
-            OPENED.append(arguments[0])
-
-    sys.addaudithook(hook)
-
-
-def test_every_file_is_opened_once_and_no_more_than_needed(tmp_path, record_opens):
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_every_file_is_opened_once_and_no_more_than_needed(tmp_path):
     copies(tmp_path, 20, 5)
     for i in range(900):
         shutil.copy(tmp_path / "false" / "0.fits", tmp_path / "false" / f"more{i}.fits")
-    OPENED.clear()
     steps = []
-    summary = convert(tmp_path, tmp_path / "cube.npz", ConvertSettings(cutout_size=5), lambda *now: steps.append(now))
-    opened = list(OPENED)
-    assert len(opened) == len(set(opened))
-    assert summary.true.read + summary.false.read == len(opened) < 500
+    settings = ConvertSettings(cutout_size=5)
+    with opened(tmp_path / "true") as true, opened(tmp_path / "false") as false:
+        summary = convert(tmp_path, tmp_path / "cube.npz", settings, lambda *now: steps.append(now))
+    assert set(true.values()) == set(false.values()) == {1}
+    assert (summary.true.read, summary.false.read) == (len(true), len(false))
+    assert len(true) == 20
+    assert len(false) < 480
     assert steps[0] == (20, 940)
-    assert steps[-1] == (len(opened), 940)
+    assert steps[-1] == (len(true) + len(false), 940)
 
 
 def test_memory_does_not_grow_with_the_cutouts(tmp_path):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from stirred import stir
 
 from otrain_infer.errors import UsageError
 
@@ -103,7 +104,7 @@ def test_cutouts_too_small_for_a_network_are_refused(shape):
 @pytest.mark.parametrize("name", network.NETWORKS)
 @pytest.mark.parametrize("normalisation", ["l2", "l2-rows", "robust"])
 def test_folding_the_scale_changes_no_score(name, normalisation):
-    model = network.build(name, (24, 20, 2), seed=3, normalisation=normalisation)
+    model = stir(network.build(name, (24, 20, 2), seed=3, normalisation=normalisation))
     rng = np.random.default_rng(0)
     cutouts = rng.normal(size=(8, 24, 20, 2)).astype(np.float32) / (1 if normalisation == "robust" else 20)
     folded = network.fold_scale(model)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from stirred import stir
 
 from otrain_infer.card import ModelCard
 from otrain_infer.errors import ModelError
@@ -237,7 +238,7 @@ def test_the_network_that_a_model_came_from_is_taken(pair):
 
 
 def test_another_network_is_refused(pair, tmp_path):
-    build("lite", (24, 24, 1), seed=6).save(tmp_path / "other.keras")
+    stir(build("lite", (24, 24, 1), seed=6)).save(tmp_path / "other.keras")
     build("lite", (24, 24, 2), seed=5).save(tmp_path / "planes.keras")
     scorer, raw = Scorer(pair), cutouts(8, (24, 24), 1)
     with pytest.raises(ModelError, match=r"other\.keras' gives other scores than the model, by up to 0\."):

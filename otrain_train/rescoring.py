@@ -1,0 +1,126 @@
+"""Whether an int8 copy may stand in for its network: the rows that the network must score again, and what is left."""
+
+import numpy as np
+import numpy.typing as npt
+
+from otrain_infer.card import Cascade, ModelCard
+from otrain_infer.errors import ParityError
+
+Scores = npt.NDArray[np.float32]
+
+MAX_FLIPS = 0.001
+"""Fraction of the calls at a threshold that may differ from those of the network, unless the user says otherwise."""
+
+MAX_MEAN_CHANGE = 0.01
+"""Most that the copy may change a score, on average."""
+
+# About the thresholds, within this distance in log odds, an error matters; an interval is wide enough for so many of
+# the rows there. One that is moved further rarely ends on the other side: the rows that judge the copy count those.
+_REACH = 1.0
+_COVERED = 0.99
+_SMALLEST = 1e-7
+
+
+def thresholds_of(card: ModelCard) -> dict[str, float]:
+    """Give the thresholds at which a call must stay what it is, by name: the card's own, and its operating points."""
+    return {"threshold": card.threshold} | {point.name: point.threshold for point in card.operating_points}
+
+
+def choose_intervals(thresholds: dict[str, float], copy: Scores, network: Scores) -> tuple[tuple[float, float], ...]:
+    """Find how far from each threshold a score of the copy must be to be relied on.
+
+    Parameters
+    ----------
+    thresholds
+        By name, in 0-1.
+    copy, network
+        The scores of both for the same rows, float32 (n,), finite, n at least 1.
+
+    Returns
+    -------
+    tuple
+        (lowest, highest) score, for each threshold within (0, 1): as far from it, in log odds, as 99 % of the rows
+        whose score is about a threshold were moved at most; of all rows, where there is no such row.
+    """
+    before, after = _log_odds(network), _log_odds(copy)
+    centres = [float(_log_odds(np.float64(value))) for value in thresholds.values() if 0 < value < 1]
+    about = np.zeros(len(copy), np.bool_)
+    for centre in centres:
+        about |= (np.abs(after - centre) <= _REACH) | (np.abs(before - centre) <= _REACH)
+    moved = np.abs(after - before)
+    width = float(np.quantile(moved[about] if about.any() else moved, _COVERED, method="higher"))
+    return tuple((_score(centre - width), _score(centre + width)) for centre in sorted(centres))
+
+
+def judge(
+    thresholds: dict[str, float], copy: Scores, network: Scores, intervals: tuple[tuple[float, float], ...]
+) -> Cascade:
+    """Measure what the copy changes, on rows that had no part in making it.
+
+    Parameters
+    ----------
+    thresholds, copy, network
+        As of `choose_intervals`.
+    intervals
+        What it gave, for other rows.
+    """
+    cascade = Cascade(intervals, len(copy), 0.0, {}, {}, 0.0, 0.0)
+    near = cascade.is_near(copy)
+    shipped = np.where(near, network, copy)
+    change = np.abs(copy.astype(np.float64) - network)
+    return Cascade(
+        intervals,
+        len(copy),
+        float(near.mean()),
+        {name: _flips(shipped, network, value) for name, value in thresholds.items()},
+        {name: _flips(copy, network, value) for name, value in thresholds.items()},
+        float(change.mean()),
+        float(change.max()),
+    )
+
+
+def check(cascade: Cascade, name: str, max_flips: float = MAX_FLIPS) -> None:
+    """Refuse a copy that changes too much.
+
+    Raises
+    ------
+    ParityError
+        When more than `max_flips` of the calls at a threshold are others, or a score changes by more than
+        `MAX_MEAN_CHANGE` on average.
+    """
+    worst = max(cascade.flips, key=lambda point: cascade.flips[point])
+    if cascade.flips[worst] > max_flips:
+        raise ParityError(
+            f"'{name}' as int8 calls {cascade.flips[worst]:.2%} of {cascade.rows} cutouts otherwise at the threshold "
+            f"'{worst}', where {max_flips:.2%} is allowed: nothing was written; admit more with --max-flips, or export "
+            "it as fp32"
+        )
+    if not cascade.mean_change <= MAX_MEAN_CHANGE:
+        raise ParityError(
+            f"'{name}' as int8 changes scores by {cascade.mean_change:.3f} on average, where {MAX_MEAN_CHANGE:g} is "
+            "allowed: nothing was written; export it as fp32"
+        )
+
+
+def in_words(cascade: Cascade) -> str:
+    """Say in a sentence what the copy changes, and how many rows the network scores again."""
+    flips = max(cascade.flips.values())
+    return (
+        f"int8: scores {cascade.rescored:.2%} of {cascade.rows} cutouts in fp32 again, near a threshold; then calls "
+        f"{flips:.2%} of them otherwise than fp32 (int8 alone {max(cascade.flips_alone.values()):.2%}); a score "
+        f"changes by {cascade.mean_change:.2g} on average, {cascade.largest_change:.2g} at most"
+    )
+
+
+def _log_odds(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    inside = np.clip(np.asarray(scores, np.float64), _SMALLEST, 1 - _SMALLEST)
+    odds: npt.NDArray[np.float64] = np.log(inside / (1 - inside))
+    return odds
+
+
+def _score(log_odds: float) -> float:
+    return float(1 / (1 + np.exp(-log_odds)))
+
+
+def _flips(one: Scores, other: Scores, threshold: float) -> float:
+    return float(np.mean((one >= np.float32(threshold)) != (other >= np.float32(threshold))))

@@ -1,0 +1,210 @@
+"""Int8: what the copy of a network computes, which rows the network scores again, and what is refused."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from keras import layers
+
+from otrain_infer.card import INPUT, Cascade, ModelCard, OperatingPoint
+from otrain_infer.errors import ModelError, ParityError, UsageError
+from otrain_infer.normalise import Normalisation
+from otrain_infer.scorer import Scorer
+from otrain_infer.session import has_fast_int8
+from otrain_train.cli_export import export as export_command
+from otrain_train.ensemble import join as join_members
+from otrain_train.export import export
+from otrain_train.graph import add_score, convert
+from otrain_train.quantise import is_int8, quantise
+from otrain_train.rescoring import check, choose_intervals, in_words, judge
+
+SHAPE = (16, 16, 2)
+CARD = ModelCard("tiny", "1", "2030-01-01", ("SCI", "DIFF"), SHAPE[:2], Normalisation("l2"))
+
+
+def make_rows(n, seed=0):
+    rows = np.random.default_rng(seed).normal(0, 20, (n, *SHAPE)).astype(np.float32)
+    rows[:, 7:9, 7:9] += np.linspace(0, 300, n, dtype=np.float32)[:, None, None, None]
+    return rows
+
+
+def make_network(seed=3, gain=100.0):
+    keras.utils.set_random_seed(seed)
+    network = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            layers.Conv2D(8, 3, padding="same", activation="relu"),
+            layers.Conv2D(8, 3, padding="same", activation="relu"),
+            layers.AveragePooling2D(2),
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(16, "relu"),
+            layers.Dense(2, "softmax"),
+        ]
+    )
+    kernel, bias = network.layers[-1].get_weights()
+    network.layers[-1].set_weights([gain * kernel, bias])
+    return network
+
+
+def with_one_loud_channel():
+    """Make a network of the same scores, one channel of which is so loud that 8 bits have no room for the others."""
+    network = make_network()
+    first, second = network.layers[:2]
+    kernel, bias = first.get_weights()
+    first.set_weights([kernel * np.where(np.arange(8) == 0, 1e4, 1), bias])
+    kernel, bias = second.get_weights()
+    second.set_weights([kernel * np.where(np.arange(8) == 0, 1e-4, 1)[:, None], bias])
+    return network
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def median(network):
+    scores = np.asarray(network(CARD.normalisation.apply(make_rows(500)), training=False))[:, 1]
+    return float(np.median(scores))
+
+
+@pytest.fixture(scope="module")
+def exported(network, median, tmp_path_factory):
+    path = tmp_path_factory.mktemp("int8") / "m.onnx"
+    card = dataclasses.replace(CARD, threshold=median, operating_points=(OperatingPoint("p", median / 2, 1, 0, 1),))
+    export(network, card, path, make_rows(800), "int8", max_flips=0.02)
+    return path
+
+
+def test_convolutions_and_averages_are_int8_and_the_ends_are_not(network):
+    proto = add_score(convert([network], SHAPE)[0])
+    graph = quantise(proto, CARD.normalisation.apply(make_rows(100))).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    quantised = [
+        node.op_type
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul", "AveragePool") and makers.get(node.input[0]) is not None
+        and makers[node.input[0]].op_type == "DequantizeLinear"
+    ]  # fmt: skip
+    assert quantised == ["Conv", "Conv", "Conv"]  # the second, the average, the third
+    assert not any(node.op_type == "AveragePool" for node in graph.node)
+    weights = {each.name: each.data_type for each in graph.initializer}
+    assert onnx.TensorProto.INT8 in weights.values()
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    assert weights[first.input[1]] == onnx.TensorProto.FLOAT
+
+
+def test_the_copy_scores_nearly_as_the_network(exported, network):
+    rows = make_rows(300, seed=9)
+    full = np.asarray(network(CARD.normalisation.apply(rows), training=False))[:, 1]
+    copy = Scorer(exported, precision="int8").score_pixels(rows)
+    assert full.std() > 0.05
+    assert np.abs(copy - full).mean() < 0.01
+    assert (copy != full).mean() > 0.9
+    np.testing.assert_allclose(Scorer(exported, precision="fp32").score_pixels(rows), full, atol=1e-5)
+
+
+@pytest.mark.skipif(not has_fast_int8(), reason="this processor has no VNNI, so int8 is not taken")
+def test_near_a_threshold_the_network_has_the_last_word(exported):
+    rows = make_rows(600, seed=11)
+    scorer = Scorer(exported)
+    scores, full = scorer.score_pixels(rows), Scorer(exported, precision="fp32").score_pixels(rows)
+    near = scorer.card.cascade.is_near(Scorer(exported, precision="int8").score_pixels(rows))
+    assert 0 < scorer.rescored == near.sum() < 600
+    np.testing.assert_array_equal(scores[near], full[near])
+    assert ((scores >= scorer.card.threshold) != (full >= scorer.card.threshold)).mean() <= 0.02
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_score_does_not_depend_on_its_batch(exported, precision):
+    rows = make_rows(150)
+    scores = Scorer(exported, precision=precision).score_pixels(rows)
+    for batch_size in (1, 7, 150):
+        other = Scorer(exported, precision=precision, batch_size=batch_size).score_pixels(rows)
+        np.testing.assert_array_equal(other, scores)
+
+
+def test_the_card_says_what_int8_changes(exported):
+    card = Scorer(exported).card
+    assert card.training["precision"] == "int8"
+    assert card.cascade.rows == 600
+    assert set(card.cascade.flips) == {"threshold", "p"}
+    assert len(card.cascade.intervals) == 2
+    assert all(low < high for low, high in card.cascade.intervals)
+    golden = Scorer(exported, precision="fp32").score_pixels(card.golden.pixels)
+    np.testing.assert_array_equal(golden, card.golden.scores)
+    assert "of 600 cutouts in fp32 again" in in_words(card.cascade)
+
+
+def test_an_ensemble_keeps_its_spread(tmp_path):
+    ensemble = join_members([make_network(1), make_network(2)])
+    rows = make_rows(400)
+    export(ensemble, CARD, tmp_path / "e.onnx", rows, "int8", max_flips=1)
+    full, spread = Scorer(tmp_path / "e.onnx", precision="fp32").score_pixels_with_spread(rows)
+    copy, other = Scorer(tmp_path / "e.onnx", precision="int8").score_pixels_with_spread(rows)
+    assert spread.mean() > 0.01
+    assert 0 < np.abs(copy - full).mean() < 0.02
+    assert 0 < np.abs(other - spread).mean() < 0.02
+
+
+def test_what_changes_too_much_is_refused_and_nothing_is_written(network, median, tmp_path):
+    with pytest.raises(ParityError, match=r"calls .* of 600 cutouts otherwise at the threshold"):
+        check(Cascade((), 600, 0.0, {"threshold": 0.002}, {}, 0.0, 0.1), "tiny")
+    with pytest.raises(ParityError, match=r"changes scores by 0\.020 on average"):
+        check(Cascade((), 600, 0.0, {"threshold": 0.0}, {}, 0.02, 0.1), "tiny")
+    with pytest.raises(ParityError, match="as int8 changes scores by"):
+        export(with_one_loud_channel(), CARD, tmp_path / "m.onnx", make_rows(800), "int8", max_flips=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", [None, make_rows(150)])
+def test_too_few_cutouts_are_refused(network, rows, tmp_path):
+    with pytest.raises(UsageError, match="--calibration-cube"):
+        export(network, CARD, tmp_path / "m.onnx", rows, "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_nothing_to_gain_is_refused(tmp_path):
+    plain = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(2, "softmax")])
+    assert not is_int8(quantise(add_score(convert([plain], SHAPE)[0]), make_rows(10)))
+    with pytest.raises(ModelError, match="nothing that could be computed in int8"):
+        export(plain, CARD, tmp_path / "m.onnx", make_rows(300), "int8")
+
+
+def test_intervals_are_as_wide_as_scores_were_moved():
+    network = np.array([0.5, 0.2, 0.99], np.float32)
+    copy = np.array([0.6, 0.2, 0.999], np.float32)
+    ((low, high),) = choose_intervals({"t": 0.5, "all": 0.0}, copy, network)
+    assert (low, high) == pytest.approx((0.4, 0.6))  # the last row is far from the threshold
+    lower, upper = choose_intervals({"upper": 0.5, "lower": 0.2}, copy, network)
+    assert lower == pytest.approx((1 / 7, 3 / 11))  # 0.2 has the odds 1 / 4, and 0.6 over 0.5 is a factor of 1.5
+    assert upper == pytest.approx((0.4, 0.6))
+    judged = judge({"t": 0.55}, copy, network, ((0.4, 0.61),))
+    assert (judged.flips, judged.flips_alone) == ({"t": 0.0}, {"t": pytest.approx(1 / 3)})
+    assert judged.rescored == pytest.approx(1 / 3)
+    assert judged.largest_change == pytest.approx(0.1, abs=1e-6)
+
+
+def test_the_command_says_what_it_costs(network, tmp_path, capsys):
+    network.save(tmp_path / "m.keras")
+    cube = {"cube": make_rows(600), "labels": np.arange(600) % 2, "planes": np.array(["SCI", "DIFF"])}
+    np.savez(tmp_path / "cube.npz", **cube)
+    output = str(tmp_path / "m.onnx")
+    told = ["--planes", "SCI,DIFF", "--normalisation", "l2", "--precision", "int8", "--output", output]
+    assert export_command([str(tmp_path / "m.keras"), *told]) == 2
+    assert "--calibration-cube" in capsys.readouterr().err
+    told += ["--calibration-cube", str(tmp_path / "cube.npz"), "--max-flips", "0.05"]
+    assert export_command([str(tmp_path / "m.keras"), *told]) == 0
+    assert "int8: scores" in capsys.readouterr().out
+    assert Scorer(tmp_path / "m.onnx").card.cascade.rows == 450
+
+
+def test_the_input_that_chooses_may_be_left_out(exported):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported)
+    assert [each.name for each in session.get_inputs()] == [INPUT]
