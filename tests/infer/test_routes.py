@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cutout_files import write_cutout
+from networks import make_two_precisions
 
 from otrain_infer import Scorer, read_cutouts
 from otrain_infer.datacube import iter_datacube
@@ -22,12 +23,18 @@ def paths(tmp_path_factory):
     return [write_cutout(folder / f"{seed:03}.fits", seed, shapes.get(seed, (64, 64))) for seed in range(N)]
 
 
+MODELS = {"embedded": None, "two precisions": make_two_precisions()}
+
+
 @pytest.fixture(scope="module")
 def expected(paths):
-    scores = Scorer().score_pixels(read_cutouts(paths, card=Scorer().card).pixels)
-    assert np.isfinite(scores).all()
-    assert len(np.unique(scores)) > N / 2
-    return scores
+    found = {}
+    for name, model in MODELS.items():
+        scorer = Scorer(model)
+        found[name] = scorer.score_pixels(read_cutouts(paths, card=scorer.card).pixels)
+        assert np.isfinite(found[name]).all()
+        assert len(np.unique(found[name])) > N / 3
+    return found
 
 
 def score_sources(scorer, sources):
@@ -69,6 +76,7 @@ ROUTES = {
 
 @pytest.mark.parametrize(("threads", "batch_size"), [(1, None), (3, 7), (2, 1), (1, 1000)])
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_score_is_the_same_to_the_bit(route, threads, batch_size, paths, expected, tmp_path):
-    scorer = Scorer(threads=threads, batch_size=batch_size)
-    assert np.array_equal(ROUTES[route](scorer, paths, tmp_path), expected)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_score_is_the_same_to_the_bit(model, route, threads, batch_size, paths, expected, tmp_path):
+    scorer = Scorer(MODELS[model], threads=threads, batch_size=batch_size)
+    assert np.array_equal(ROUTES[route](scorer, paths, tmp_path), expected[model])
