@@ -160,7 +160,7 @@ def test_dense_layers_learn_first_and_then_all(first, cube, tmp_path):
     frozen = fit(cube, rows, settings, tmp_path / "frozen", start=plain).model
     assert changed(plain, frozen) == {"Dense"}
     free = fit(cube, rows, replace(settings, frozen_epochs=0), tmp_path / "free", start=plain).model
-    assert changed(plain, free) == {"Dense", "Conv2D", "BatchNormalization"}
+    assert changed(plain, free) == {"Dense", "Conv2D", "DepthwiseConv2D", "BatchNormalization"}
     assert all(np.array_equal(*each) for each in zip(before, plain.get_weights(), strict=True))
     for each in (frozen, free):
         assert all(layer.trainable for layer in each.layers)

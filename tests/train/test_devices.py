@@ -133,7 +133,7 @@ def test_several_devices_learn_what_one_learns(said, alone, name):
     for mine, theirs in zip(weights, alone.model.get_weights(), strict=True):
         # The first steps of Adam make much of gradients that are next to nothing.
         np.testing.assert_allclose(mine, theirs, atol=1e-3)
-        assert np.mean(np.abs(mine - theirs)) < 2e-5
+        assert np.mean(np.abs(mine - theirs)) < 1e-4
 
 
 def test_hosts_end_with_the_same_network_and_the_chief_alone_writes(said):

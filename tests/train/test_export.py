@@ -320,7 +320,7 @@ def test_a_network_that_does_not_fit_is_refused(make, words, tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "precision", "words"), [
-    (make_rows(), "int8", "precision 'int8' is unknown"),
+    (make_rows(), "int4", "precision 'int4' is unknown"),
     (make_rows(shape=(16, 14, 1)), "fp32", r"not \(n, 16, 14, 2\)"),
     (make_rows(0), "fp32", r"shape \(0, 16, 14, 2\)"),
     (np.ones((3, *SHAPE), np.float32), "fp32", "none of the 3 cutouts a score"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 from PIL import Image
+from stirred import stir
 
 from otrain_infer.card import ModelCard
 from otrain_infer.errors import ModelError, OutputError, UsageError
@@ -198,7 +199,7 @@ def test_what_is_missing_is_said(place, tmp_path):
 
 def test_a_network_of_another_training_is_refused(place, tmp_path):
     (tmp_path / "net.onnx").write_bytes((place / "net.onnx").read_bytes())
-    build("lite", (24, 24, 2), seed=4).save(tmp_path / "net.keras")
+    stir(build("lite", (24, 24, 2), seed=4)).save(tmp_path / "net.keras")
     with pytest.raises(ModelError, match="gives other scores than the model, by up to"):
         grad_cam(place / "cube.npz", tmp_path / "net.onnx", tmp_path)
     assert names_in(tmp_path / "grad_cam") == []

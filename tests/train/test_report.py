@@ -15,6 +15,7 @@ from PIL import Image
 pytest.importorskip("tensorflow")
 
 from reports import Page, make_evaluation, make_model
+from stirred import stir
 
 from otrain_infer.card import OperatingPoint
 from otrain_infer.errors import OutputError
@@ -203,7 +204,7 @@ def test_names_are_never_taken_for_markup(tmp_path, scorer):
 
 
 def test_another_network_means_no_grad_cam_and_a_warning(tmp_path, evaluation, caplog):
-    build("lite", (24, 24, 1), seed=9).save(tmp_path / "other.keras")
+    stir(build("lite", (24, 24, 1), seed=9)).save(tmp_path / "other.keras")
     with caplog.at_level(logging.WARNING):
         page = written(tmp_path, evaluation, network=tmp_path / "other.keras")
     assert "does without Grad-CAM" in caplog.text
