@@ -14,6 +14,7 @@ import json
 import re
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -49,11 +50,11 @@ class Variant:
 
     def __call__(self, x, plan):
         margins = [network._margins(length) for length in x.shape[1:3]]
-        centre = stack(layers.Cropping2D(margins)(x), self.centre, plan)
+        centre = stack(layers.Cropping2D(margins, name="centre")(x), self.centre, plan)
         factors = [-(-length // CENTRE) for length in x.shape[1:3]]
-        whole = stack(layers.AveragePooling2D(factors, padding="same")(x), self.whole, plan)
-        x = stack(layers.Concatenate()([centre, whole]), self.joined, plan)
-        return network._dense(network._dropout(layers.GlobalAveragePooling2D()(x), plan), 32, plan)
+        whole = stack(layers.AveragePooling2D(factors, padding="same", name="whole")(x), self.whole, plan)
+        x = stack(layers.Concatenate(name="joined")([centre, whole]), self.joined, plan)
+        return network._dense(network._dropout(layers.GlobalAveragePooling2D(name="average")(x), plan), 32, plan)
 
     @property
     def first_convolutions(self):
@@ -86,14 +87,17 @@ def stack(x, said, plan):
     return x
 
 
-def register(names):
-    """Let the variants be trained by their names."""
-    for name in names:
-        if name in network.NETWORKS:
-            continue
-        network.NETWORKS[name] = VARIANTS[name]
-        network.FIRST_CONVOLUTIONS[name] = VARIANTS[name].first_convolutions
-        network.LEARNING_RATES[name] = network.LEARNING_RATES["lite"]
+@contextmanager
+def in_place_of_lite(name):
+    """Let `lite` mean one of the variants."""
+    kept = network.NETWORKS["lite"], network.FIRST_CONVOLUTIONS["lite"]
+    if name != "lite":
+        variant = VARIANTS[name]
+        network.NETWORKS["lite"], network.FIRST_CONVOLUTIONS["lite"] = variant, variant.first_convolutions
+    try:
+        yield
+    finally:
+        network.NETWORKS["lite"], network.FIRST_CONVOLUTIONS["lite"] = kept
 
 
 def hard_set(each=2000):
@@ -107,11 +111,12 @@ def hard_set(each=2000):
 
 
 def cost_of(name):
-    """Give the multiply-adds, the parameters and the microseconds a cutout of an untrained variant, at its fastest."""
+    """Give the multiply-adds and the parameters of a variant, and the microseconds that a cutout takes."""
     card = ModelCard("cost", "1", "", ("DIFF",), SHAPE[:2], Normalisation("l2"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "cost.onnx")
-        export(fold_scale(build(name, SHAPE, normalisation="l2")), card, path)
+        with in_place_of_lite(name):
+            export(fold_scale(build("lite", SHAPE, normalisation="l2")), card, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -126,12 +131,11 @@ def cost_of(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=[*VARIANTS, "otrain"])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, help="file of results to add to, and to take over")
     options = parser.parse_args()
     print(describe_machine())
-    register(options.variants)
     known = {}
     if options.results and options.results.exists():
         lines = map(json.loads, options.results.read_text().splitlines())
@@ -141,7 +145,8 @@ def main():
     for seed in options.seeds:
         for name in options.variants:
             if (name, seed) not in known:
-                known[name, seed] = measure(data, name, asked, seed)[""]
+                with in_place_of_lite(name):
+                    known[name, seed] = measure(data, "lite", asked, seed)[""]
                 line = {"variant": name, "seed": seed, "figures": known[name, seed], "machine": describe_machine()}
                 print(f"  {name}, seed {seed}: AUC {known[name, seed]['auc']:.4f}", flush=True)
                 if options.results:
@@ -153,13 +158,11 @@ def main():
         runs = [known[name, seed] for seed in options.seeds]
         cost, microseconds = cost_of(name)
         aucs = [run["auc"] for run in runs]
-        said = VARIANTS.get(name)
-        parts = [said.centre, said.whole, said.joined] if said else ["the original's network", "", ""]
-        print(
-            f"| {name} | {' | '.join(parts)} | {len(runs)} | {np.mean(aucs):.4f} ({min(aucs):.4f}-{max(aucs):.4f}) | "
-            f"{np.mean([run['mcc'] for run in runs]):.3f} | {cost.multiply_adds / 1e6:.1f} | {cost.parameters:,} | "
-            f"{microseconds:.0f} |"
-        )
+        said = VARIANTS[name]
+        layout = f"{said.centre} | {said.whole} | {said.joined} | {len(runs)}"
+        auc = f"{np.mean(aucs):.4f} ({min(aucs):.4f}-{max(aucs):.4f})"
+        rest = f"{np.mean([run['mcc'] for run in runs]):.3f} | {cost.multiply_adds / 1e6:.1f} | {cost.parameters:,}"
+        print(f"| {name} | {layout} | {auc} | {rest} | {microseconds:.0f} |")
 
 
 if __name__ == "__main__":

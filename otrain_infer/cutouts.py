@@ -30,8 +30,11 @@ FALSE_TEXTS = ("", "FALSE", "F", "NO", "N", "OFF", "NONE")
 SENTINEL = -99.0
 """What some programs write for a magnitude, its error or a width that is missing."""
 
-CHUNK = 256
-"""Cutouts read at a time, by each thread."""
+CHUNK = 128
+"""Cutouts read at a time, by each thread: few enough to be in its cache still when they are scored."""
+
+# Plain numbers: numpy takes long over each operation with an IntFlag.
+_EDGE, _UNREADABLE, _MISSING_KEYWORD = map(int, (CutoutFlag.EDGE, CutoutFlag.UNREADABLE, CutoutFlag.MISSING_KEYWORD))
 
 
 _kept = threading.local()
@@ -76,7 +79,7 @@ class Cutouts:
     @property
     def at_edge(self) -> npt.NDArray[np.bool_]:
         """Bool (n,): the rows whose header says that they touch the edge of their image."""
-        return (self.flags & CutoutFlag.EDGE).astype(np.bool_)
+        return (self.flags & _EDGE).astype(np.bool_)
 
     def select(self, rows: npt.NDArray[Any] | slice) -> "Cutouts":
         """Give some of the rows, as an index array, a bool (n,) or a slice says."""
@@ -149,9 +152,8 @@ class CutoutReader:
         with _lent_buffer() as buffer:
             arena = load(sources, buffer)
             decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
-        found = {**decoded.numbers, **decoded.texts}
-        header = {key: _column(found, key) for key in (*TEXTS, *NUMBERS)}
-        flags = decoded.flags | _header_flags(header, found["EDGE"], decoded.flags)
+        header = _header(decoded)
+        flags = decoded.flags | _header_flags(header, decoded.texts["EDGE"], decoded.flags)
         names = np.array([name_of(source) for source in sources], np.str_)
         return Cutouts(names, pixels, header, flags, decoded.reasons | arena.reasons)
 
@@ -179,13 +181,14 @@ def _says_edge(text: str) -> bool:
         return text.upper() not in FALSE_TEXTS
 
 
-def _column(found: dict[str, npt.NDArray[Any]], key: str) -> npt.NDArray[Any]:
-    column = found[key]
-    if key in SYNONYMS:
-        column = np.where(_is_missing(column), found[SYNONYMS[key]], column)
-    if key in NUMBERS:
-        return np.where(np.isfinite(column) & (column != SENTINEL), column, np.nan)
-    return column
+def _header(decoded: fits.Decoded) -> dict[str, npt.NDArray[Any]]:
+    found = {**decoded.numbers, **decoded.texts}
+    for key, other in SYNONYMS.items():
+        found[key] = np.where(_is_missing(found[key]), found[other], found[key])
+    # All at once: for a few rows, a call of numpy costs more than what it does.
+    numbers = np.stack([found[key] for key in NUMBERS])
+    numbers[~np.isfinite(numbers) | (numbers == SENTINEL)] = np.nan
+    return {key: found[key] for key in TEXTS} | dict(zip(NUMBERS, numbers, strict=True))
 
 
 def _is_missing(column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -199,11 +202,11 @@ def _header_flags(
     flags = np.zeros(len(edge), np.uint32)
     for text in set(edge.tolist()):
         if _says_edge(text):
-            flags[edge == text] |= np.uint32(CutoutFlag.EDGE)
+            flags[edge == text] |= _EDGE
     columns = [edge if key == "EDGE" else header[key] for key in REQUIRED]
     missing = np.logical_or.reduce([_is_missing(column) for column in columns])
     # Of a file that could not be read, nothing is known of its header.
-    flags[missing & ((pixel_flags & CutoutFlag.UNREADABLE) == 0)] |= np.uint32(CutoutFlag.MISSING_KEYWORD)
+    flags[missing & ((pixel_flags & _UNREADABLE) == 0)] |= _MISSING_KEYWORD
     return flags
 
 

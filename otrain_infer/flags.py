@@ -27,4 +27,5 @@ class CutoutFlag(IntFlag):
     """A keyword of the cutout format is missing from the header."""
 
 
-UNUSABLE = CutoutFlag.UNREADABLE | CutoutFlag.MISSING_PLANE | CutoutFlag.BLANK
+# A plain number: numpy takes long over each operation with an IntFlag.
+UNUSABLE = int(CutoutFlag.UNREADABLE | CutoutFlag.MISSING_PLANE | CutoutFlag.BLANK)

@@ -81,19 +81,26 @@ def list_sources(sources: Source | Iterable[Source]) -> list[Source]:
         sources = [sources]  # type: ignore[list-item]
     listed: list[Source] = []
     for source in sources:
-        listed.extend(find_cutouts(source) if isinstance(source, str | os.PathLike) else [source])
+        if not isinstance(source, str | os.PathLike) or _names_a_file(source):
+            listed.append(source)
+        else:
+            listed.extend(find_cutouts(source))
     if not listed:
         raise SourceError("no cutout was named: give a folder, a glob, files or bytes")
     return listed
 
 
+def _names_a_file(path: str | os.PathLike[str]) -> bool:
+    # Without a stat: of each of a million named files that would cost as much as opening them.
+    return isinstance(path, str) and path.lower().endswith(SUFFIXES) and not glob.has_magic(path)
+
+
 def _expand(path: str) -> list[str]:
-    magic = glob.has_magic(path)
-    if path.lower().endswith(SUFFIXES) and not magic:
-        return [path]  # a stat of each of a million named files would cost as much as opening them
+    if _names_a_file(path):
+        return [path]
     if os.path.isdir(path):
         return list_folder(path)
-    if magic and not os.path.lexists(path):
+    if glob.has_magic(path) and not os.path.lexists(path):
         paths = sorted(glob.glob(path))
         if not paths:
             raise SourceError(f"'{path}' matches no file")
