@@ -15,21 +15,20 @@ import onnx
 import onnxruntime
 import tensorflow as tf
 import tf2onnx
-from onnx import helper
 
 import otrain_infer
 from otrain_infer import inspection
 from otrain_infer.atomic import replacing
-from otrain_infer.card import METADATA_KEY, ModelCard
+from otrain_infer.card import ModelCard
 from otrain_infer.errors import ModelError, ParityError, UsageError
 from otrain_infer.normalise import Normalisation, Pixels, find_blank
 from otrain_infer.scorer import Scorer, Scores
 from otrain_train.ensemble import members_of
-from otrain_train.graph import BATCH, add_score, convert, halve, input_shape, largest_value
+from otrain_train.graph import BATCH, add_score, convert, halve, input_shape, largest_value, with_card
+from otrain_train.int8 import with_int8_copy
 from otrain_train.legacy import first_line, load_legacy, saved_by
-from otrain_train.quantise import is_int8, join, quantise
 from otrain_train.reference import choose_golden, make_reference, make_rows, take_rows
-from otrain_train.rescoring import MAX_FLIPS, check, choose_intervals, judge, thresholds_of
+from otrain_train.rescoring import MAX_FLIPS
 
 TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3, "int8": 1e-5}
 """Largest difference of a score, by precision, between the exported model and the network it came from.
@@ -40,12 +39,6 @@ A model of int8 holds its network in float32 besides: that is what this is about
 
 MAX_ROWS = 1024
 """Rows at most on which a model is checked, and from which its golden cutouts and its reference come."""
-
-CALIBRATION_ROWS, MAX_INT8_ROWS = 1024, 9216
-"""Rows at most that give an int8 copy its ranges, and these with the others on which it is judged."""
-
-MIN_CALIBRATION = 200
-"""Rows that an int8 copy needs for both."""
 
 HALF_LIMIT = 16_384.0
 """Largest value within a network that may become half precision, a quarter of what that can hold."""
@@ -187,7 +180,7 @@ def export(
     proto = add_score(proto)
     card = replace(card, cascade=None)
 
-    scores, spreads = Scorer(_with_card(proto, card).SerializeToString()).score_pixels_with_spread(raw)
+    scores, spreads = Scorer(with_card(proto, card).SerializeToString()).score_pixels_with_spread(raw)
     if not np.isfinite(scores).any():
         raise UsageError(f"'{network.name}' gives none of the {len(raw)} cutouts a score: check them with other ones")
     expected = np.stack([_network_scores(*each, normalised) for each in zip(members, activations, strict=True)])
@@ -212,40 +205,9 @@ def export(
         | {"versions": card.training.get("versions", {}) | _versions()},
     )
     if precision == "int8":
-        proto, card = _with_int8_copy(proto, card, rows, max_flips)
-    _write(_with_card(proto, card), output)
+        proto, card = with_int8_copy(proto, card, rows, max_flips)
+    _write(with_card(proto, card), output)
     return card
-
-
-def _with_int8_copy(
-    proto: onnx.ModelProto, card: ModelCard, rows: Pixels | None, max_flips: float
-) -> tuple[onnx.ModelProto, ModelCard]:
-    usable = np.empty((0, *card.shape), np.float32)
-    if rows is not None:
-        taken = take_rows(rows, card.shape, MAX_INT8_ROWS)
-        usable = taken[~find_blank(taken)]
-    if len(usable) < MIN_CALIBRATION:
-        raise UsageError(
-            f"int8 needs {MIN_CALIBRATION} real cutouts or more to be made and judged on, and there are {len(usable)}: "
-            "name a datacube with --calibration-cube"
-        )
-    every = max(4, -(-len(usable) // CALIBRATION_ROWS))
-    giving = np.arange(len(usable)) % every == 0
-    copy = quantise(proto, card.normalisation.apply(usable[giving]))
-    if not is_int8(copy):
-        raise ModelError(f"'{card.name}' has nothing that could be computed in int8: export it as fp32")
-    thresholds = thresholds_of(card)
-    pairs = [_scores_of_both(proto, copy, card, each) for each in (usable[giving], usable[~giving])]
-    cascade = judge(thresholds, *pairs[1], choose_intervals(thresholds, *pairs[0]))
-    check(cascade, card.name, max_flips)
-    return join(proto, copy), replace(card, cascade=cascade)
-
-
-def _scores_of_both(
-    proto: onnx.ModelProto, copy: onnx.ModelProto, card: ModelCard, rows: Pixels
-) -> tuple[Scores, Scores]:
-    in_int8, in_full = (Scorer(_with_card(each, card).SerializeToString()).score_pixels(rows) for each in (copy, proto))
-    return in_int8, in_full
 
 
 def rescores(network: keras.Model, card: ModelCard) -> bool:
@@ -260,7 +222,7 @@ def rescores(network: keras.Model, card: ModelCard) -> bool:
     if card.golden is None:
         return True
     proto = add_score(convert(members_of(network), card.shape)[0])
-    scores = Scorer(_with_card(proto, card).SerializeToString()).score_pixels(card.golden.pixels)
+    scores = Scorer(with_card(proto, card).SerializeToString()).score_pixels(card.golden.pixels)
     # Another machine than the one that wrote the card rounds in another way.
     tolerance = max(TOLERANCES.get(card.training.get("precision", "fp32"), 0.0), inspection.TOLERANCE)
     return bool(np.abs(scores - card.golden.scores).max() <= tolerance)
@@ -277,7 +239,7 @@ def rewrite_card(path: str | os.PathLike[str], card: ModelCard) -> None:
         When the file cannot be written.
     """
     Scorer(path)
-    _write(_with_card(onnx.load_model_from_string(Path(path).read_bytes()), card), path)
+    _write(with_card(onnx.load_model_from_string(Path(path).read_bytes()), card), path)
 
 
 def load_network(path: str | os.PathLike[str]) -> keras.Model:
@@ -342,13 +304,6 @@ def _check_range(proto: onnx.ModelProto, normalised: Pixels, name: str) -> None:
             f"'{name}' cannot be exported as fp16, for a value within it reaches {largest:.2g} and half precision is "
             f"safe up to {HALF_LIMIT:g} only: export it as fp32"
         )
-
-
-def _with_card(proto: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    carrying = onnx.ModelProto()
-    carrying.CopyFrom(proto)
-    helper.set_model_props(carrying, {METADATA_KEY: card.to_json()})
-    return carrying
 
 
 def _network_scores(network: keras.Model, activation: str, normalised: Pixels) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf2onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from otrain_infer.card import INPUT, OUTPUT, SPREAD
+from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, SPREAD, ModelCard
 from otrain_infer.errors import ModelError
 from otrain_infer.normalise import Pixels
 from otrain_train.legacy import first_line
@@ -229,3 +229,11 @@ def largest_value(proto: onnx.ModelProto, cutouts: Pixels) -> float:
         if not all(np.isfinite(value).all() for value in values):
             return math.inf
     return largest
+
+
+def with_card(proto: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+    """Give a copy of a graph that carries a card."""
+    carrying = onnx.ModelProto()
+    carrying.CopyFrom(proto)
+    helper.set_model_props(carrying, {METADATA_KEY: card.to_json()})
+    return carrying

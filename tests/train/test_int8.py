@@ -199,7 +199,9 @@ def test_the_command_says_what_it_costs(network, tmp_path, capsys):
     assert "--calibration-cube" in capsys.readouterr().err
     told += ["--calibration-cube", str(tmp_path / "cube.npz"), "--max-flips", "0.05"]
     assert export_command([str(tmp_path / "m.keras"), *told]) == 0
-    assert "int8: scores" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "int8: scores" in said.out
+    assert "µs of this processor in int8" in said.err
     assert Scorer(tmp_path / "m.onnx").card.cascade.rows == 450
 
 
