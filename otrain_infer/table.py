@@ -148,20 +148,6 @@ def write_table(table: "Table", path: str | os.PathLike[str]) -> None:
         table.write(temporary, format=table_format)
 
 
-def write_columns(columns: Columns, path: str | os.PathLike[str]) -> None:
-    """Write the columns of a table as `write_table` would; for text, byte for byte the same, without astropy.
-
-    Raises
-    ------
-    UsageError
-        When the ending stands for no format.
-    OutputError
-        When the file cannot be written.
-    """
-    with writing(path) as write:
-        write(columns)
-
-
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[Callable[[Columns], None]]:
     """Write a table part by part, whole or not at all, to the bytes that `write_table` would write at once.

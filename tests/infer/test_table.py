@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays as hypothesis_arrays
 from otrain_infer import Cutouts, read_cutouts
 from otrain_infer.cutouts import NUMBERS, TEXTS
 from otrain_infer.errors import MissingExtraError, OtrainError, OutputError, SourceError, UsageError
-from otrain_infer.table import FORMATS, ROWS_AT_A_TIME, build_table, read_table, write_columns, write_table, writing
+from otrain_infer.table import FORMATS, ROWS_AT_A_TIME, build_table, read_table, write_table, writing
 
 COLUMNS = [
     "filename",
@@ -133,7 +133,8 @@ def test_text_is_what_astropy_writes(data):
     with TemporaryDirectory() as folder:
         for suffix in (".dat", ".csv"):
             ours, theirs = Path(folder, f"ours{suffix}"), Path(folder, f"theirs{suffix}")
-            write_columns(columns, ours)
+            with writing(ours) as write:
+                write(columns)
             write_table(Table(columns), theirs)
             assert ours.read_bytes() == theirs.read_bytes()
 
@@ -161,7 +162,8 @@ def test_nothing_is_left_of_a_table_that_was_not_finished(tmp_path):
 
 def test_rows_beyond_one_block_are_all_written(tmp_path):
     columns = {"row": np.arange(2 * ROWS_AT_A_TIME + 1)}
-    write_columns(columns, tmp_path / "rows.csv")
+    with writing(tmp_path / "rows.csv") as write:
+        write(columns)
     assert (tmp_path / "rows.csv").read_text().split() == ["row", *map(str, columns["row"])]
 
 
