@@ -43,6 +43,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         if final.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if final.exists() and not final.is_file():
+            raise OutputError(f"'{final}' is a device or a pipe, which no file can take the place of: name another")
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(final, host)
         yield temporary

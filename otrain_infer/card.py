@@ -101,6 +101,8 @@ class Cascade:
         scored again, and by the copy alone.
     mean_change, largest_change
         Of a score, by the copy alone.
+    golden
+        The copy's own scores of the golden cutouts; empty if the card has none.
     """
 
     intervals: tuple[tuple[float, float], ...]
@@ -110,6 +112,7 @@ class Cascade:
     flips_alone: dict[str, float]
     mean_change: float
     largest_change: float
+    golden: tuple[float, ...] = ()
 
     def is_near(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Tell which int8 scores, float32 (n,), are not to be relied on, bool (n,); NaN is not among them."""
@@ -120,9 +123,20 @@ class Cascade:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Cascade":
-        """Read what `dataclasses.asdict` gave."""
+        """Read what `dataclasses.asdict` gave; raises ValueError where it makes no sense."""
         intervals = tuple((float(low), float(high)) for low, high in content["intervals"])
-        return cls(**(content | {"intervals": intervals}))
+        if not all(0 <= low <= high <= 1 for low, high in intervals):
+            raise ValueError(f"intervals {intervals}")
+        rescored, mean, largest = (float(content[key]) for key in ("rescored", "mean_change", "largest_change"))
+        flips, alone = (
+            {str(name): float(rate) for name, rate in content[key].items()} for key in ("flips", "flips_alone")
+        )
+        golden = tuple(map(float, content["golden"]))
+        return cls(intervals, int(content["rows"]), rescored, flips, alone, mean, largest, golden)
+
+    def guards(self, threshold: float) -> bool:
+        """Tell whether no call at a threshold is left to the copy."""
+        return threshold in (0, 1) or any(low <= threshold <= high for low, high in self.intervals)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +233,7 @@ class ModelCard:
         if card_format != FORMAT:
             raise ModelError(f"its card has the format '{card_format}', which this version of otrain does not know")
         try:
-            return cls(**_typed(content))
+            return _checked(cls(**_typed(content)))
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OtrainError, zlib.error) as error:
             raise ModelError(f"its card is incomplete or damaged ({error})") from None
 
@@ -242,6 +256,13 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
         "golden": Golden.from_dict(content["golden"]) if content["golden"] else None,
         "cascade": Cascade.from_dict(content["cascade"]) if content.get("cascade") else None,
     }
+
+
+def _checked(card: ModelCard) -> ModelCard:
+    for threshold in (card.threshold, *(point.threshold for point in card.operating_points)):
+        if card.cascade and not card.cascade.guards(threshold):
+            raise ValueError(f"int8 is not guarded at the threshold {threshold}")
+    return card
 
 
 def _point(content: dict[str, Any]) -> OperatingPoint:

@@ -179,6 +179,12 @@ def _announce(scorer: "Scorer", arguments: Namespace) -> None:
         log.warning("device auto: taking %s", scorer.device)
     if scorer.card.cascade and arguments.precision == "auto" and scorer.precision != "int8":
         log.warning("here int8 is no faster than fp32 (that takes a processor with VNNI or DOTPROD): taking fp32")
+    own_threshold = arguments.threshold not in (None, scorer.card.threshold) or arguments.prob_ratio != 1
+    if scorer.card.cascade and scorer.precision == "int8" and arguments.precision == "auto" and own_threshold:
+        log.warning(
+            "int8 is guarded at the thresholds of the model alone: with another, or with --prob-ratio, score with "
+            "--precision fp32 where each call counts"
+        )
     log.info("model %s, planes %s, size %dx%d", scorer.identity, ",".join(scorer.card.planes), *scorer.card.size)
 
 

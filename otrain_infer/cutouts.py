@@ -15,7 +15,7 @@ from otrain_infer.card import PLANES, ModelCard
 from otrain_infer.chunks import map_in_order, split
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
-from otrain_infer.sources import Buffer, Source, list_sources, load, name_of
+from otrain_infer.sources import Arena, Buffer, Source, list_sources, load_in_parts, name_of
 
 NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS", "MJD")
 TEXTS = ("CANDID", "FILTER", "FILE", "OBJECTID")
@@ -144,14 +144,24 @@ class CutoutReader:
         Cutouts
             One row a source, in order, whatever is the matter with it.
         """
+        if pixels is None:
+            pixels = np.empty((len(sources), *self.size, len(self.planes)), np.float32)
+        parts: list[Cutouts] = []
+        done = 0
+        with _lent_buffer() as buffer:
+            for arena in load_in_parts(sources, buffer):
+                rows = slice(done, done + len(arena.bounds))
+                parts.append(self._decode(arena, sources[rows], pixels[rows]))
+                done = rows.stop
+        if len(parts) == 1:
+            return parts[0]
+        return replace(Cutouts.concatenate([part.without_pixels() for part in parts]), pixels=pixels)
+
+    def _decode(self, arena: Arena, sources: Sequence[Source], pixels: npt.NDArray[np.float32]) -> Cutouts:
         numbers = (*NUMBERS, SYNONYMS["MAG"])
         texts = (*TEXTS, SYNONYMS["CANDID"], "EDGE")
         wanted = fits.Wanted(self.planes, self.size, numbers, texts, self.side)
-        if pixels is None:
-            pixels = np.empty((len(sources), *self.size, len(self.planes)), np.float32)
-        with _lent_buffer() as buffer:
-            arena = load(sources, buffer)
-            decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
+        decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
         header = _header(decoded)
         flags = decoded.flags | _header_flags(header, decoded.texts["EDGE"], decoded.flags)
         names = np.array([name_of(source) for source in sources], np.str_)
@@ -312,9 +322,9 @@ def native_size(sources: Sequence[Source], planes: Sequence[str], sample: int = 
     counts: Counter[tuple[int, int]] = Counter()
     buffer = Buffer()
     for chunk in split(sources[:sample], CHUNK):
-        arena = load(chunk, buffer)
-        shapes = fits.native_shapes(arena.data, arena.bounds, tuple(planes))
-        counts.update((ny, nx) for ny, nx in shapes.tolist() if ny and nx)
+        for arena in load_in_parts(chunk, buffer):
+            shapes = fits.native_shapes(arena.data, arena.bounds, tuple(planes))
+            counts.update((ny, nx) for ny, nx in shapes.tolist() if ny and nx)
     if not counts:
         raise SourceError(f"none of the first {min(sample, len(sources))} cutouts holds the planes {','.join(planes)}")
     return counts.most_common(1)[0][0]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import cache, update_wrapper
 from typing import Any
 
+from otrain_infer.errors import UsageError
+
 log = logging.getLogger(__name__)
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -107,6 +109,10 @@ def compile_all() -> None:
 
 
 def _compile(kernel: Kernel, signatures: tuple[str, ...]) -> Any:
+    import numba
+
+    if numba.config.DISABLE_JIT:
+        raise UsageError("NUMBA_DISABLE_JIT is set, and without compilation the kernels cannot run: unset it")
     for way in (_compile_lean, _compile_cached, _compile_uncached):
         try:
             compiled = way(kernel, list(signatures))

@@ -110,7 +110,7 @@ class Scorer:
         asked, own = self._asked_precision, str(self.card.training.get("precision", "fp32"))
         if not self.card.cascade:
             if asked not in ("auto", own):
-                raise UsageError(f"{self._source} cannot be run in {asked}: all that it holds is {own}")
+                raise UsageError(f"{self._source} cannot be run in {asked}: all that it holds is {own}; take auto")
             return own
         if asked == "auto":
             return "int8" if self.device == "cpu" and has_fast_int8() else "fp32"

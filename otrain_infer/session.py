@@ -53,6 +53,8 @@ def import_runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         raise MissingExtraError(
             f"onnxruntime is needed to score ({error}): pip install 'otrain[cpu]', or 'otrain[gpu]' for CUDA"
         ) from None
@@ -154,7 +156,10 @@ def check_model(session: Any, source: str) -> tuple[ModelCard, list[str]]:
     ModelError
         When there is no card of a known format, or its tensors are others.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError:
+        raise ModelError(f"{source} cannot be used: its card is not readable") from None
     if text is None:
         raise ModelError(f"{source} carries no card: export it with otrain-export")
     try:

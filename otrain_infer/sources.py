@@ -4,7 +4,7 @@ import glob
 import io
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -27,6 +27,9 @@ EXPECTED_FILE = 1 << 16
 
 LARGEST_KEPT = 1 << 27
 """A buffer that has grown larger than this (bytes) is not kept."""
+
+LARGEST_PART = 1 << 26
+"""Bytes from which no further file is read before those at hand have been decoded."""
 
 AT_ONCE = 64
 """Files read between two looks at signals such as Ctrl-C."""
@@ -180,7 +183,24 @@ class Buffer:
                     raise ValueError(_too_large())
 
 
-def load(sources: Sequence[Source], buffer: Buffer | None = None) -> Arena:
+def load_in_parts(sources: Sequence[Source], buffer: Buffer) -> Iterator[Arena]:
+    """Read the bytes of several sources as `load` does, in parts so that large ones are not all held at once.
+
+    Yields
+    ------
+    Arena
+        Of consecutive sources, one or more; good until the next is asked for. Nearly always there is but one.
+    """
+    done = 0
+    while True:
+        arena = load(sources[done:], buffer, LARGEST_PART)
+        done += len(arena.bounds)
+        yield arena
+        if done == len(sources):
+            return
+
+
+def load(sources: Sequence[Source], buffer: Buffer | None = None, enough: int | None = None) -> Arena:
     """Read the bytes of several sources, each once, inflating gzip.
 
     Parameters
@@ -190,6 +210,8 @@ def load(sources: Sequence[Source], buffer: Buffer | None = None) -> Arena:
     buffer
         Where to put them: what it held before is overwritten, and the arena holds good until it is used again. Made if
         not given.
+    enough
+        Bytes from which to stop behind a source, the first at least; never if not given.
 
     Returns
     -------
@@ -200,7 +222,7 @@ def load(sources: Sequence[Source], buffer: Buffer | None = None) -> Arena:
     buffer.clear()
     buffer.room(EXPECTED_FILE * (len(sources) + 1))
     reasons: dict[int, str] = {}
-    bounds = _read_together(sources, buffer)
+    bounds = _read_together(sources, buffer, enough)
     for row in np.flatnonzero(bounds[:, 0] == file_kernels.TOO_LARGE).tolist():
         bounds[row], reasons[row] = 0, _too_large()
     for row in np.flatnonzero((bounds[:, 0] < 0) | _are_gzipped(buffer.data, bounds)).tolist():
@@ -214,10 +236,13 @@ def load(sources: Sequence[Source], buffer: Buffer | None = None) -> Arena:
             buffer.stop = start
             reasons[row] = getattr(error, "strerror", None) or str(error)
         bounds[row] = start, buffer.stop
-    return Arena(buffer.data, bounds, reasons)
+        if enough is not None and buffer.stop > enough:
+            bounds = bounds[: row + 1]
+            break
+    return Arena(buffer.data, bounds, {row: why for row, why in reasons.items() if row < len(bounds)})
 
 
-def _read_together(sources: Sequence[Source], buffer: Buffer) -> npt.NDArray[np.int64]:
+def _read_together(sources: Sequence[Source], buffer: Buffer, enough: int | None) -> npt.NDArray[np.int64]:
     """Read what can be read in one go; give the bounds, of which those of the other rows are UNREAD or TOO_LARGE."""
     bounds = np.full((len(sources), 2), file_kernels.UNREAD, np.int64)
     paths = _pack(sources)
@@ -227,10 +252,14 @@ def _read_together(sources: Sequence[Source], buffer: Buffer) -> npt.NDArray[np.
     try:
         while state[file_kernels.FILE] < len(sources):
             until = min(int(state[file_kernels.FILE]) + AT_ONCE, len(sources))
+            if enough is not None and buffer.data.size > enough:
+                until = int(state[file_kernels.FILE]) + 1
             file_kernels.read_files(paths, until, _OPEN_FLAGS, LARGEST_FILE, buffer.data, bounds, state)
             buffer.stop = int(state[file_kernels.STOP])
             if state[file_kernels.FILE] < until:
                 buffer.room(1)
+            elif enough is not None and buffer.stop > enough:
+                return bounds[: state[file_kernels.FILE]]
     except MemoryError:
         pass  # it costs the row that is too large, which is tried again, and none that is not
     finally:

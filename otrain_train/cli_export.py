@@ -16,6 +16,7 @@ from otrain_train.rescoring import MAX_FLIPS, in_words
 if TYPE_CHECKING:
     from otrain_infer.card import ModelCard
     from otrain_infer.normalise import Pixels
+    from otrain_train.datacube import Datacube
 
 log = logging.getLogger("otrain.train")
 
@@ -78,9 +79,9 @@ def export(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: Namespace) -> int:
     _check_output(arguments)
-    rows = _rows_of(arguments.calibration_cube)
+    cube = _read_cube(arguments.calibration_cube)
     start_tensorflow()
-    card = _export_with_card(arguments, rows) if arguments.card else _export_foreign(arguments, rows)
+    card = _export_with_card(arguments, cube) if arguments.card else _export_foreign(arguments, cube)
     parity: dict[str, Any] = card.metrics["parity"]
     made_up = "made-up " if parity["rows_from"] == "synthetic" else ""
     print(
@@ -101,13 +102,13 @@ def _check_output(arguments: Namespace) -> None:
         raise UsageError(f"the output '{output}' is one of the inputs: name another")
 
 
-def _export_with_card(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
+def _export_with_card(arguments: Namespace, cube: "Datacube | None") -> "ModelCard":
     from otrain_infer.scorer import Scorer
 
     told = [f"--{name}" for name in FOREIGN if name != "threshold" and getattr(arguments, name) is not None]
     if told:
         raise UsageError(f"--card says all that {', '.join(told)} would: give one or the other")
-    card = Scorer(arguments.card).card
+    card = replace(Scorer(arguments.card).card, cascade=None)
     from otrain_train.export import export as export_network
     from otrain_train.export import load_network, rescores
 
@@ -117,6 +118,7 @@ def _export_with_card(arguments: Namespace, rows: "Pixels | None") -> "ModelCard
             f"'{arguments.model}' is not the network that '{arguments.card}' was exported from, for it gives other "
             "scores: name the Keras file beside that one"
         )
+    rows = _rows_of(cube, card.planes)
     if rows is None and card.golden:
         rows = card.golden.pixels
     if arguments.threshold is not None:
@@ -124,7 +126,7 @@ def _export_with_card(arguments: Namespace, rows: "Pixels | None") -> "ModelCard
     return export_network(network, card, arguments.output, rows, arguments.precision, arguments.max_flips)
 
 
-def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
+def _export_foreign(arguments: Namespace, cube: "Datacube | None") -> "ModelCard":
     from otrain_infer.normalise import Normalisation, Padding
 
     told = {name: getattr(arguments, name) for name in FOREIGN if getattr(arguments, name) is not None}
@@ -145,18 +147,34 @@ def _export_foreign(arguments: Namespace, rows: "Pixels | None") -> "ModelCard":
         arguments.model,
         arguments.output,
         precision=arguments.precision,
-        rows=rows,
+        rows=_rows_of(cube, chosen["planes"]),
         max_flips=arguments.max_flips,
         **chosen,
     )
 
 
-def _rows_of(cube: Path | None) -> "Pixels | None":
-    if cube is None:
+def _read_cube(path: Path | None) -> "Datacube | None":
+    if path is None:
         return None
     from otrain_infer.npz import check_members
     from otrain_train.datacube import Datacube
 
-    pixels = Datacube.load(cube).cube
-    check_members(cube)
-    return pixels
+    cube = Datacube.load(path)
+    check_members(path)
+    return cube
+
+
+def _rows_of(cube: "Datacube | None", planes: Sequence[str]) -> "Pixels | None":
+    """Give the planes of a datacube that a network takes, by their names where it says them."""
+    if cube is None:
+        return None
+    unnamed = len(cube.planes) == 1 or cube.planes[0].startswith("PLANE")
+    if unnamed or tuple(cube.planes) == tuple(planes):
+        return cube.cube
+    if not set(planes) <= set(cube.planes):
+        raise UsageError(
+            f"the datacube holds the planes {','.join(cube.planes)}, and the network takes {','.join(planes)}: name "
+            "one that has them"
+        )
+    chosen: Pixels = cube.cube[..., [cube.planes.index(plane) for plane in planes]]
+    return chosen

@@ -1,5 +1,6 @@
 """The int8 copy of a model: made from real cutouts, judged on others, and joined with the model."""
 
+import hashlib
 import logging
 import time
 from dataclasses import replace
@@ -22,7 +23,7 @@ CALIBRATION_ROWS, MAX_ROWS = 1024, 9216
 """Rows at most that give an int8 copy its ranges, and these with the others on which it is judged."""
 
 MIN_ROWS = 200
-"""Rows that an int8 copy needs for both."""
+"""Different rows that an int8 copy needs for both."""
 
 
 def with_int8_copy(
@@ -62,10 +63,11 @@ def with_int8_copy(
     if rows is not None:
         taken = take_rows(rows, card.shape, MAX_ROWS)
         usable = taken[~find_blank(taken)]
-    if len(usable) < MIN_ROWS:
+    different = len({hashlib.sha256(row.tobytes()).digest() for row in usable})
+    if different < MIN_ROWS:
         raise UsageError(
-            f"int8 needs {MIN_ROWS} real cutouts or more to be made and judged on, and there are {len(usable)}: "
-            "name a datacube with --calibration-cube"
+            f"int8 is made and judged on {MIN_ROWS} different cutouts or more, and there are {different}: name a "
+            "datacube that has them with --calibration-cube"
         )
     every = max(4, -(-len(usable) // CALIBRATION_ROWS))
     giving = np.arange(len(usable)) % every == 0
@@ -77,6 +79,9 @@ def with_int8_copy(
     judged, seconds = zip(*(_score_timed(scorer, usable[~giving]) for scorer in scorers), strict=True)
     in_int8, in_fp32 = judged
     cascade = judge(thresholds, in_int8, in_fp32, choose_intervals(thresholds, *given))
+    if card.golden:
+        golden = scorers[0].score_pixels(card.golden.pixels)
+        cascade = replace(cascade, golden=tuple(map(float, golden)))
     check(cascade, card.name, max_flips)
     _tell_gain(seconds[0] + cascade.rescored * seconds[1], seconds[1])
     return join(proto, copy), replace(card, cascade=cascade)

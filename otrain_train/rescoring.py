@@ -97,7 +97,7 @@ def check(cascade: Cascade, name: str, max_flips: float = MAX_FLIPS) -> None:
         )
     if not cascade.mean_change <= MAX_MEAN_CHANGE:
         raise ParityError(
-            f"'{name}' as int8 changes scores by {cascade.mean_change:.3f} on average, where {MAX_MEAN_CHANGE:g} is "
+            f"'{name}' as int8 changes scores by {cascade.mean_change:.4g} on average, where {MAX_MEAN_CHANGE:g} is "
             "allowed: nothing was written; export it as fp32"
         )
 

@@ -93,7 +93,7 @@ def make_ensemble(seeds=(7, 8, 9), card: ModelCard | None = None, outputs=(OUTPU
     return joined.SerializeToString()
 
 
-CASCADE = Cascade(((0.4, 0.6), (0.9, 0.95)), 100, 0.2, {"threshold": 0.0}, {"threshold": 0.02}, 0.01, 0.1)
+CASCADE = Cascade(((0.4, 0.6), (0.9, 0.95)), 100, 0.2, {"threshold": 0.0}, {"threshold": 0.02}, 0.01, 0.1, (0.25,))
 
 
 def make_two_precisions(card: ModelCard | None = None, name=PRECISE) -> bytes:

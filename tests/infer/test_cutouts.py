@@ -1,5 +1,6 @@
 import gzip
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +205,28 @@ def test_what_is_no_magnitude_is_missing(tmp_path, value):
     cutouts = read(write_cutout(tmp_path / "a.fits", MAG=value))
     assert np.isnan(cutouts.header["MAG"][0])
     assert cutouts.flags.tolist() == [CutoutFlag.MISSING_KEYWORD]
+
+
+def test_large_files_are_read_in_parts(folder, tmp_path, monkeypatch):
+    from otrain_infer import sources
+
+    paths = sorted(map(str, folder.iterdir()))
+    packed = [tmp_path / f"{Path(path).name}.gz" for path in paths[:4]]
+    for path, target in zip(paths, packed, strict=False):
+        target.write_bytes(gzip.compress(Path(path).read_bytes()))
+    mixed = [*paths[:3], *packed, str(tmp_path / "none.fits"), *paths[3:], Path(paths[0]).read_bytes()]
+    whole = [read_cutouts(each, planes=["DIFF"], size=(64, 64)) for each in (paths, mixed)]
+    monkeypatch.setattr(sources, "LARGEST_PART", 50_000)  # two or three of these files
+    held = []
+    monkeypatch.setattr(sources, "EXPECTED_FILE", 1000)
+    for each, expected in zip((paths, mixed), whole, strict=True):
+        buffer = sources.Buffer()
+        held += [int(arena.bounds.max()) for arena in sources.load_in_parts(each, buffer)]
+        assert len(held) > 2
+        found = read_cutouts(each, planes=["DIFF"], size=(64, 64))
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+        np.testing.assert_array_equal(found.flags, expected.flags)
+        assert found.names.tolist() == expected.names.tolist()
+        assert found.header["CANDID"].tolist() == expected.header["CANDID"].tolist()
+        assert found.reasons == expected.reasons
+    assert max(held) < 120_000

@@ -124,17 +124,45 @@ def test_the_command_takes_a_precision_and_says_what_was_scored_again(content, f
     assert said in capsys.readouterr().err
 
 
-def test_show_and_verify_tell_of_both_precisions(pixels, network, tmp_path, capsys):
+def test_show_and_verify_tell_of_both_precisions(pixels, network, copy, tmp_path, capsys):
     model = tmp_path / "two.onnx"
-    golden = Golden(pixels[:4], network[:4])
-    model.write_bytes(make_two_precisions(make_card(cascade=replace(CASCADE, largest_change=1.0), golden=golden)))
-    assert command(["show", str(model)]) == 0
+
+    def written(off=0.0, copy_off=0.0):
+        cascade = replace(CASCADE, golden=tuple(map(float, copy[:4] + np.float32(copy_off))))
+        golden = Golden(pixels[:4], network[:4] + np.float32(off))
+        model.write_bytes(make_two_precisions(make_card(cascade=cascade, golden=golden)))
+        return str(model)
+
+    assert command(["show", written()]) == 0
     shown = capsys.readouterr().out
     assert "scored again       20.00% of them, whose int8 score is in 0.4-0.6, 0.9-0.95" in shown
     assert "by int8 alone      2.00% at threshold" in shown
-    assert command(["verify", str(model)]) == 0
+    assert command(["verify", written()]) == 0
     assert "in fp32 (allowed 0.0001)" in capsys.readouterr().out
-    wrong = Golden(pixels[:4], network[:4] + np.float32(0.001))
-    model.write_bytes(make_two_precisions(make_card(cascade=replace(CASCADE, largest_change=1.0), golden=wrong)))
-    assert command(["verify", str(model)]) == 1
+    assert command(["verify", written(off=0.001)]) == 1
     assert "FAILED" in capsys.readouterr().out
+    assert command(["verify", written(copy_off=0.05)]) == int(has_fast_int8())
+
+
+@pytest.mark.parametrize(
+    "cascade",
+    [
+        replace(CASCADE, intervals=()),
+        replace(CASCADE, intervals=((0.6, 0.4),)),
+        replace(CASCADE, intervals=((float("nan"), 0.6),)),
+        replace(CASCADE, intervals=((0.7, 0.8),)),
+        replace(CASCADE, rows="x"),
+        replace(CASCADE, flips={"threshold": "x"}),
+    ],
+)
+def test_a_card_whose_guard_is_off_is_refused(cascade):
+    with pytest.raises(ModelError, match="incomplete or damaged"):
+        Scorer(make_two_precisions(make_card(cascade=cascade)))
+
+
+def test_thresholds_without_a_guard_are_warned_of(content, folder, tmp_path, capsys):
+    (tmp_path / "two.onnx").write_bytes(content)
+    asked = ["--cutouts", str(folder), "--model", str(tmp_path / "two.onnx"), "--output", str(tmp_path / "s.csv")]
+    for more in (["--threshold", "0.7"], ["--prob-ratio", "0.1"], []):
+        assert infer([*asked, *more]) == 0
+        assert ("guarded at the thresholds of the model" in capsys.readouterr().err) == (bool(more) and has_fast_int8())

@@ -154,7 +154,7 @@ def test_an_ensemble_keeps_its_spread(tmp_path):
 def test_what_changes_too_much_is_refused_and_nothing_is_written(network, median, tmp_path):
     with pytest.raises(ParityError, match=r"calls .* of 600 cutouts otherwise at the threshold"):
         check(Cascade((), 600, 0.0, {"threshold": 0.002}, {}, 0.0, 0.1), "tiny")
-    with pytest.raises(ParityError, match=r"changes scores by 0\.020 on average"):
+    with pytest.raises(ParityError, match=r"changes scores by 0\.02 on average"):
         check(Cascade((), 600, 0.0, {"threshold": 0.0}, {}, 0.02, 0.1), "tiny")
     with pytest.raises(ParityError, match="as int8 changes scores by"):
         export(with_one_loud_channel(), CARD, tmp_path / "m.onnx", make_rows(800), "int8", max_flips=1)
@@ -210,3 +210,34 @@ def test_the_input_that_chooses_may_be_left_out(exported):
 
     session = onnxruntime.InferenceSession(exported)
     assert [each.name for each in session.get_inputs()] == [INPUT]
+
+
+def test_planes_of_the_datacube_are_taken_by_their_names(network, tmp_path, capsys):
+    network.save(tmp_path / "m.keras")
+    rows = make_rows(600)
+    found = []
+    for number, planes in enumerate((["SCI", "DIFF"], ["DIFF", "SCI"], ["DIFF", "REF", "SCI"])):
+        order = [max(0, ["SCI", "DIFF"].index(plane)) if plane != "REF" else 0 for plane in planes]
+        columns = {"cube": rows[..., order], "labels": np.arange(600) % 2, "planes": np.array(planes)}
+        np.savez(tmp_path / "cube.npz", **columns)
+        asked = ["--planes", "SCI,DIFF", "--normalisation", "l2", "--precision", "int8", "--max-flips", "0.05"]
+        asked += ["--calibration-cube", str(tmp_path / "cube.npz"), "--output", str(tmp_path / f"{number}.onnx")]
+        assert export_command([str(tmp_path / "m.keras"), *asked]) == 0
+        found.append(Scorer(tmp_path / f"{number}.onnx").card)
+    assert found[0].cascade == found[1].cascade == found[2].cascade
+    np.savez(tmp_path / "cube.npz", cube=rows, labels=np.arange(600) % 2, planes=np.array(["SCI", "REF"]))
+    assert export_command([str(tmp_path / "m.keras"), *asked]) == 2
+    assert "holds the planes SCI,REF, and the network takes SCI,DIFF" in capsys.readouterr().err
+
+
+def test_copies_of_one_cutout_are_no_calibration(network, tmp_path):
+    with pytest.raises(UsageError, match="200 different cutouts or more, and there are 1:"):
+        export(network, CARD, tmp_path / "m.onnx", np.repeat(make_rows(1), 300, axis=0), "int8")
+
+
+def test_a_model_with_an_int8_copy_serves_as_the_card_of_another_export(network, exported, median, tmp_path):
+    network.save(tmp_path / "m.keras")
+    told = ["--card", str(exported), "--threshold", "0.25", "--output", str(tmp_path / "again.onnx")]
+    assert export_command([str(tmp_path / "m.keras"), *told]) == 0
+    assert Scorer(tmp_path / "again.onnx").card.cascade is None
+    assert Scorer(tmp_path / "again.onnx").card.threshold == 0.25
