@@ -235,7 +235,7 @@ def test_copies_of_one_cutout_are_no_calibration(network, tmp_path):
         export(network, CARD, tmp_path / "m.onnx", np.repeat(make_rows(1), 300, axis=0), "int8")
 
 
-def test_a_model_with_an_int8_copy_serves_as_the_card_of_another_export(network, exported, median, tmp_path):
+def test_a_model_with_an_int8_copy_serves_as_the_card_of_another_export(network, exported, tmp_path):
     network.save(tmp_path / "m.keras")
     told = ["--card", str(exported), "--threshold", "0.25", "--output", str(tmp_path / "again.onnx")]
     assert export_command([str(tmp_path / "m.keras"), *told]) == 0
