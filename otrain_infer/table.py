@@ -74,11 +74,11 @@ def build_columns(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores 
         cand_ID, label0, label1 (the score; label0 is 1 minus it), flags (`CutoutFlag`), model, and spread where it is
         given.
     """
-    names = [_as_path(_printable(name)) for name in cutouts.names.tolist()]
+    names = [_as_path(name) for name in _all_printable(cutouts.names.tolist())]
     columns: Columns = {"filename": np.array(names, np.str_)}
     for name, key in COLUMNS.items():
         column = cutouts.header[key]
-        columns[name] = column if column.dtype.kind == "f" else np.array([*map(_printable, column.tolist())], np.str_)
+        columns[name] = column if column.dtype.kind == "f" else np.array(_all_printable(column.tolist()), np.str_)
     columns |= {"label0": np.float32(1) - scores, "label1": scores, "flags": cutouts.flags}
     columns["model"] = np.full(len(cutouts), model)
     if spreads is not None:
@@ -91,6 +91,11 @@ def build_table(cutouts: Cutouts, scores: Scores, model: str, spreads: Scores | 
     from astropy.table import Table
 
     return Table(build_columns(cutouts, scores, model, spreads))
+
+
+def _all_printable(texts: list[str]) -> list[str]:
+    # Nearly always all of them are, which one look tells.
+    return texts if "".join(texts).isprintable() else [*map(_printable, texts)]
 
 
 def _printable(text: str) -> str:
@@ -189,9 +194,12 @@ def _write_rows(file: TextIO, delimiter: str, columns: Columns) -> None:
 
 
 def _in_text(column: npt.NDArray[Any], delimiter: str) -> list[str]:
-    values = column.tolist()
     if column.dtype.kind != "U":
-        return list(map(repr, values))
+        return list(map(repr, column.tolist()))
+    values: list[str] = column.tolist()
+    together = "\0".join(values)
+    if not any(each in together for each in (delimiter, '"', " ", "\t")) and (delimiter != " " or "" not in values):
+        return values
     return [_quoted(value.strip(" \t"), delimiter) for value in values]
 
 
