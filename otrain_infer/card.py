@@ -259,6 +259,8 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(card: ModelCard) -> ModelCard:
+    if card.cascade and card.golden and len(card.cascade.golden) != len(card.golden.scores):
+        raise ValueError(f"{len(card.cascade.golden)} int8 scores of {len(card.golden.scores)} golden cutouts")
     for threshold in (card.threshold, *(point.threshold for point in card.operating_points)):
         if card.cascade and not card.cascade.guards(threshold):
             raise ValueError(f"int8 is not guarded at the threshold {threshold}")

@@ -31,7 +31,7 @@ SENTINEL = -99.0
 """What some programs write for a magnitude, its error or a width that is missing."""
 
 CHUNK = 128
-"""Cutouts read at a time, by each thread: few enough to be in its cache still when they are scored."""
+"""Cutouts read at a time, by each thread."""
 
 # Plain numbers: numpy takes long over each operation with an IntFlag.
 _EDGE, _UNREADABLE, _MISSING_KEYWORD = map(int, (CutoutFlag.EDGE, CutoutFlag.UNREADABLE, CutoutFlag.MISSING_KEYWORD))

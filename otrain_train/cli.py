@@ -8,7 +8,6 @@ from pathlib import Path
 
 from otrain_infer.command import DONE, available_processors, progress, run
 from otrain_infer.errors import UsageError
-from otrain_infer.npz import open_npz
 from otrain_train.config import ConfigParser, plane_names, reporting
 from otrain_train.quiet import start_tensorflow
 from otrain_train.settings import GATES, TRACKERS, RunSettings, TrainSettings, option_name, options
@@ -120,6 +119,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Namespace) -> int:
     from otrain_infer.normalise import Normalisation
+    from otrain_infer.npz import open_npz
     from otrain_train.results import ModelFiles
 
     settings = settings_of(arguments)

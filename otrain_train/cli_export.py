@@ -11,7 +11,7 @@ from otrain_infer.command import DONE, run, score
 from otrain_infer.errors import ModelError, UsageError
 from otrain_train.config import ConfigParser, plane_names
 from otrain_train.quiet import start_tensorflow
-from otrain_train.rescoring import MAX_FLIPS, in_words
+from otrain_train.settings import MAX_FLIPS
 
 if TYPE_CHECKING:
     from otrain_infer.card import ModelCard
@@ -89,6 +89,8 @@ def _export(arguments: Namespace) -> int:
         f"(allowed {parity['tolerance']:g}) on {parity['rows']} {made_up}cutouts"
     )
     if card.cascade:
+        from otrain_train.rescoring import in_words
+
         print(in_words(card.cascade))
     return DONE
 

@@ -28,7 +28,7 @@ from otrain_train.graph import BATCH, add_score, convert, halve, input_shape, la
 from otrain_train.int8 import with_int8_copy
 from otrain_train.legacy import first_line, load_legacy, saved_by
 from otrain_train.reference import choose_golden, make_reference, make_rows, take_rows
-from otrain_train.rescoring import MAX_FLIPS
+from otrain_train.settings import MAX_FLIPS
 
 TOLERANCES = {"fp32": 1e-5, "fp16": 5e-3, "int8": 1e-5}
 """Largest difference of a score, by precision, between the exported model and the network it came from.

@@ -15,7 +15,8 @@ from otrain_infer.scorer import Scorer, Scores
 from otrain_train.graph import with_card
 from otrain_train.quantise import is_int8, join, quantise
 from otrain_train.reference import take_rows
-from otrain_train.rescoring import MAX_FLIPS, check, choose_intervals, judge, thresholds_of
+from otrain_train.rescoring import check, choose_intervals, judge, thresholds_of
+from otrain_train.settings import MAX_FLIPS
 
 log = logging.getLogger(__name__)
 

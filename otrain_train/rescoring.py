@@ -5,11 +5,9 @@ import numpy.typing as npt
 
 from otrain_infer.card import Cascade, ModelCard
 from otrain_infer.errors import ParityError
+from otrain_train.settings import MAX_FLIPS
 
 Scores = npt.NDArray[np.float32]
-
-MAX_FLIPS = 0.001
-"""Fraction of the calls at a threshold that may differ from those of the network, unless the user says otherwise."""
 
 MAX_MEAN_CHANGE = 0.01
 """Most that the copy may change a score, on average."""

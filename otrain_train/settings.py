@@ -16,6 +16,9 @@ MOST = 1_000_000
 SEEDS = 1 << 32
 """Keras takes seeds below this."""
 
+MAX_FLIPS = 0.001
+"""Fraction of the calls at a threshold that int8 may make otherwise than fp32, unless the user says another."""
+
 NETWORKS = ("lite", "otrain")
 AUGMENTATIONS = ("flips-turns", "shifts", "edges", "none")
 CLASS_WEIGHTS = ("balanced", "none")

@@ -1,16 +1,13 @@
-import ctypes
 import gzip
 import io
 import os
-import struct
 import sys
-from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cutout_files import write_cutout
+from openings import opened
 
 from otrain_infer import Scorer, read_cutouts
 from otrain_infer.errors import SourceError
@@ -143,27 +140,6 @@ def test_a_buffer_serves_again_and_forgets(tmp_path):
     assert contents(load([big, b"second"], buffer)) == [big, b"second"]
     (path,) = find_cutouts(touch(tmp_path, "a.fits") / "a.fits")
     assert contents(load([path] * 3, buffer)) == [b"a.fits"] * 3
-
-
-IN_CLOSE, IN_OPEN = 0x10 | 0x08, 0x20
-
-
-@contextmanager
-def opened(folder):
-    """Count how often each file in a folder is opened, by whatever call: the operating system tells."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    watch = libc.inotify_init1(os.O_NONBLOCK)
-    # Closing is watched as well, or two openings one after the other would be reported as one.
-    assert libc.inotify_add_watch(watch, os.fsencode(folder), IN_OPEN | IN_CLOSE) > 0
-    counts = Counter()
-    yield counts
-    events = os.read(watch, 1 << 22)
-    os.close(watch)
-    while events:
-        _, mask, _, length = struct.unpack_from("iIII", events)
-        if mask & IN_OPEN:
-            counts[events[16 : 16 + length].rstrip(b"\0").decode()] += 1
-        events = events[16 + length :]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")

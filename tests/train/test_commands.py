@@ -1,5 +1,8 @@
 """The training commands end to end, and what they refuse."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -169,3 +172,9 @@ def test_a_damaged_datacube_is_refused_by_every_command(workspace, tmp_path, cap
     ):
         assert command(options) == 2, command
         assert "is damaged: its cube.npy is not what was written" in capsys.readouterr().err, command
+
+
+@pytest.mark.parametrize("module", ["cli", "cli_evaluate", "cli_export"])
+def test_no_help_waits_for_numpy(module):
+    code = f"import sys, otrain_train.{module}; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
