@@ -96,7 +96,37 @@ def convert(networks: Sequence[keras.Model], shape: tuple[int, int, int]) -> tup
         raise
     except Exception as error:  # noqa: BLE001 (the errors of tf2onnx and TensorFlow have no parent of their own)
         raise ModelError(f"'{networks[0].name}' cannot be converted to ONNX ({first_line(error)})") from None
-    return proto, list(found.values())
+    return _with_plain_reshapes(proto), list(found.values())
+
+
+def _with_plain_reshapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    # Keras computes the shape of what it flattens from the shape of what it is given, for which onnxruntime would
+    # have that in float32 and in another order of its pixels besides.
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    shapes = {
+        each.name: [length.dim_value for length in each.type.tensor_type.shape.dim] for each in inferred.value_info
+    }
+    graph, constants = proto.graph, {each.name for each in proto.graph.initializer}
+    for node in graph.node:
+        rows, *rest = shapes.get(node.output[0]) or [1]
+        if node.op_type == "Reshape" and node.input[1] not in constants and rows == 0 and all(rest):
+            shape = numpy_helper.from_array(np.array([0, *rest], np.int64), f"{node.output[0]}_shape")
+            graph.initializer.append(shape)
+            node.input[1] = shape.name
+    _drop_unused(graph)
+    return proto
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    wanted = {each.name for each in graph.output}
+    for node in reversed(list(graph.node)):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+        else:
+            graph.node.remove(node)
+    unused = [each for each in graph.initializer if each.name not in wanted]
+    for each in unused:
+        graph.initializer.remove(each)
 
 
 def _logit_names(count: int) -> list[str]:

@@ -21,7 +21,8 @@ from otrain_train.settings import MAX_FLIPS
 log = logging.getLogger(__name__)
 
 CALIBRATION_ROWS, MAX_ROWS = 1024, 9216
-"""Rows at most that give an int8 copy its ranges, and these with the others on which it is judged."""
+"""Rows at most that give an int8 copy its ranges, and all that are used: of the others, every second one tells how far
+the copy is to be relied on, and the rest judge it."""
 
 MIN_ROWS = 200
 """Different rows that an int8 copy needs for both."""
@@ -40,7 +41,8 @@ def with_int8_copy(
         Of the model.
     rows
         Raw pixels, float32 (n, ny, nx, planes), of real cutouts; `MAX_ROWS` of them at most are taken, evenly spaced.
-        Every fourth of these, or fewer, gives the copy its ranges, and the others judge it.
+        Every fourth of these, or fewer, gives the copy its ranges; half of the others choose which scores are computed
+        again, and half judge the outcome.
     max_flips
         Fraction of calls, at the card's threshold and at each operating point, that may be made otherwise.
 
@@ -72,14 +74,15 @@ def with_int8_copy(
         )
     every = max(4, -(-len(usable) // CALIBRATION_ROWS))
     giving = np.arange(len(usable)) % every == 0
+    choosing, judging = usable[~giving][::2], usable[~giving][1::2]
     copy = quantise(proto, card.normalisation.apply(usable[giving]))
     if not is_int8(copy):
         raise ModelError(f"'{card.name}' has nothing that could be computed in int8: export it as fp32")
     thresholds, scorers = thresholds_of(card), [_scorer_of(each, card) for each in (copy, proto)]
-    given = [scorer.score_pixels(usable[giving]) for scorer in scorers]
-    judged, seconds = zip(*(_score_timed(scorer, usable[~giving]) for scorer in scorers), strict=True)
+    intervals = choose_intervals(thresholds, *(each.score_pixels(choosing) for each in scorers), max_flips)
+    judged, seconds = zip(*(_score_timed(each, judging) for each in scorers), strict=True)
     in_int8, in_fp32 = judged
-    cascade = judge(thresholds, in_int8, in_fp32, choose_intervals(thresholds, *given))
+    cascade = judge(thresholds, in_int8, in_fp32, intervals)
     if card.golden:
         golden = scorers[0].score_pixels(card.golden.pixels)
         cascade = replace(cascade, golden=tuple(map(float, golden)))

@@ -23,7 +23,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from otrain_infer.card import INPUT, PRECISE
 from otrain_infer.normalise import Pixels
 
-QUANTISED = ("Conv", "Gemm", "Relu", "MaxPool", "Concat")
+QUANTISED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Concat")
 """Operations that are computed in int8 where nothing speaks against it."""
 
 LARGE_DENSE = 1 << 20

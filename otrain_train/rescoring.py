@@ -12,10 +12,10 @@ Scores = npt.NDArray[np.float32]
 MAX_MEAN_CHANGE = 0.01
 """Most that the copy may change a score, on average."""
 
-# About the thresholds, within this distance in log odds, an error matters; an interval is wide enough for so many of
-# the rows there. One that is moved further rarely ends on the other side: the rows that judge the copy count those.
+# About the thresholds, within this distance in log odds, an error matters.
 _REACH = 1.0
-_COVERED = 0.99
+# Of the flips that are allowed, so many are planned with: what is left over is for those that were not foreseen.
+_PLANNED = 0.5
 _SMALLEST = 1e-7
 
 
@@ -24,8 +24,13 @@ def thresholds_of(card: ModelCard) -> dict[str, float]:
     return {"threshold": card.threshold} | {point.name: point.threshold for point in card.operating_points}
 
 
-def choose_intervals(thresholds: dict[str, float], copy: Scores, network: Scores) -> tuple[tuple[float, float], ...]:
+def choose_intervals(
+    thresholds: dict[str, float], copy: Scores, network: Scores, max_flips: float = MAX_FLIPS
+) -> tuple[tuple[float, float], ...]:
     """Find how far from each threshold a score of the copy must be to be relied on.
+
+    Every row about a threshold is taken to be moved as far as any other there: so few of them lie where it matters that
+    those which happen to be called otherwise say little.
 
     Parameters
     ----------
@@ -33,21 +38,46 @@ def choose_intervals(thresholds: dict[str, float], copy: Scores, network: Scores
         By name, in 0-1.
     copy, network
         The scores of both for the same rows, float32 (n,), finite, n at least 1.
+    max_flips
+        Fraction of calls that may be made otherwise at a threshold; half of it is planned with.
 
     Returns
     -------
     tuple
-        (lowest, highest) score, for each threshold within (0, 1): as far from it, in log odds, as 99 % of the rows
-        whose score is about a threshold were moved at most; of all rows, where there is no such row.
+        (lowest, highest) score, for each threshold within (0, 1): the narrowest ones, in log odds, and as wide for one
+        threshold as for another.
     """
     before, after = _log_odds(network), _log_odds(copy)
-    centres = [float(_log_odds(np.float64(value))) for value in thresholds.values() if 0 < value < 1]
-    about = np.zeros(len(copy), np.bool_)
-    for centre in centres:
-        about |= (np.abs(after - centre) <= _REACH) | (np.abs(before - centre) <= _REACH)
-    moved = np.abs(after - before)
-    width = float(np.quantile(moved[about] if about.any() else moved, _COVERED, method="higher"))
-    return tuple((_score(centre - width), _score(centre + width)) for centre in sorted(centres))
+    centres = np.array(sorted(float(_log_odds(np.float64(value))) for value in thresholds.values() if 0 < value < 1))
+    distances = after - centres[:, np.newaxis]
+    about = np.any((np.abs(distances) <= _REACH) | (np.abs(before - centres[:, np.newaxis]) <= _REACH), axis=0)
+    moves = np.sort((after - before)[about] if about.any() else after - before)
+    width = max((_width(each, moves, _PLANNED * max_flips) for each in distances), default=0.0)
+    return tuple((_score(centre - width), _score(centre + width)) for centre in centres)
+
+
+def _width(distances: npt.NDArray[np.float64], moves: npt.NDArray[np.float64], allowed: float) -> float:
+    """Find the distance from a threshold beyond which no more than a fraction of all rows is called otherwise.
+
+    Parameters
+    ----------
+    distances
+        Of the rows, by the copy, from the threshold, float64 (n,).
+    moves
+        What the copy adds, ascending, float64 (m,).
+    allowed
+        The fraction.
+    """
+    # A row on one side came from the other if it was moved by more than its distance.
+    further = np.where(
+        distances >= 0,
+        moves.size - np.searchsorted(moves, distances, "right"),
+        np.searchsorted(moves, distances, "left"),
+    )
+    order = np.argsort(-np.abs(distances))
+    flips = np.cumsum(further[order]) / (moves.size * distances.size)
+    beyond = int(np.searchsorted(flips, allowed, "right"))
+    return float(np.abs(distances[order[beyond]])) if beyond < distances.size else 0.0
 
 
 def judge(

@@ -17,6 +17,7 @@ from otrain_infer.errors import ModelError, OutputError, ParityError, UsageError
 from otrain_infer.normalise import Normalisation, Padding
 from otrain_infer.scorer import Scorer
 from otrain_train.export import export, export_file, load_network, rewrite_card
+from otrain_train.graph import convert
 
 SHAPE = (16, 14, 2)
 ROBUST = Normalisation("robust")
@@ -134,6 +135,22 @@ def test_half_precision_takes_batches_larger_than_it_can_count(tmp_path):
     export(network, make_card(shape), tmp_path / "m.onnx", rows, "fp16")
     whole = Scorer(tmp_path / "m.onnx", batch_size=2_501).score_pixels(rows)
     np.testing.assert_array_equal(whole, Scorer(tmp_path / "m.onnx").score_pixels(rows))
+
+
+def test_no_shape_is_computed_from_pixels():
+    network = keras.Sequential(
+        [keras.Input((16, 16, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Reshape((28, 28)), layers.Flatten(),
+         layers.Dense(2)]
+    )  # fmt: skip
+    proto = convert([network], (16, 16, 1))[0]
+    assert [node.op_type for node in proto.graph.node].count("Reshape") >= 2
+    assert not {"Shape", "Gather", "Concat"} & {node.op_type for node in proto.graph.node}
+    constants = {each.name for each in proto.graph.initializer}
+    assert constants == {name for node in proto.graph.node for name in node.input if name in constants}
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    for n in (1, 5):
+        pixels = np.random.default_rng(n).normal(size=(n, 16, 16, 1)).astype(np.float32)
+        np.testing.assert_allclose(session.run(None, {"cutouts": pixels})[0], network(pixels), atol=1e-5)
 
 
 def test_the_tensors_are_those_of_the_contract(tmp_path):

@@ -131,13 +131,13 @@ def test_a_score_does_not_depend_on_its_batch(exported, precision):
 def test_the_card_says_what_int8_changes(exported):
     card = Scorer(exported).card
     assert card.training["precision"] == "int8"
-    assert card.cascade.rows == 600
+    assert card.cascade.rows == 300
     assert set(card.cascade.flips) == {"threshold", "p"}
     assert len(card.cascade.intervals) == 2
     assert all(low < high for low, high in card.cascade.intervals)
     golden = Scorer(exported, precision="fp32").score_pixels(card.golden.pixels)
     np.testing.assert_array_equal(golden, card.golden.scores)
-    assert "of 600 cutouts in fp32 again" in in_words(card.cascade)
+    assert "of 300 cutouts in fp32 again" in in_words(card.cascade)
 
 
 def test_an_ensemble_keeps_its_spread(tmp_path):
@@ -175,18 +175,43 @@ def test_a_network_with_nothing_to_gain_is_refused(tmp_path):
         export(plain, CARD, tmp_path / "m.onnx", make_rows(300), "int8")
 
 
-def test_intervals_are_as_wide_as_scores_were_moved():
-    network = np.array([0.5, 0.2, 0.99], np.float32)
+def scores_of(log_odds):
+    return (1 / (1 + np.exp(-log_odds))).astype(np.float32)
+
+
+def moved(n, seed, by=0.05):
+    """Give the scores of a copy and of its network, whose log odds are far apart by what is drawn."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0, 3, n)
+    return scores_of(odds + rng.normal(0, by, n)), scores_of(odds)
+
+
+@pytest.mark.parametrize("allowed", [0.0005, 0.001, 0.005])
+def test_intervals_let_no_more_calls_change_than_allowed_and_are_no_wider_for_it(allowed):
+    thresholds = {"threshold": 0.5, "high": 0.9, "none": 1.0}
+    copy, network = moved(4000, seed=1)
+    intervals = choose_intervals(thresholds, copy, network, allowed)
+    assert len(intervals) == 2
+    judged = judge(thresholds, *moved(100_000, seed=2), intervals)
+    assert max(judged.flips.values()) <= allowed < max(judged.flips_alone.values())
+    assert max(judged.flips.values()) > 0.2 * allowed
+    assert judged.rescored < 10 * max(judged.flips_alone.values())
+
+
+def test_where_no_call_may_change_all_that_could_are_scored_again():
+    network = np.array([0.45, 0.2, 0.99], np.float32)
     copy = np.array([0.6, 0.2, 0.999], np.float32)
-    ((low, high),) = choose_intervals({"t": 0.5, "all": 0.0}, copy, network)
+    ((low, high),) = choose_intervals({"t": 0.5, "all": 0.0}, copy, network, 0.0)
     assert (low, high) == pytest.approx((0.4, 0.6))  # the last row is far from the threshold
-    lower, upper = choose_intervals({"upper": 0.5, "lower": 0.2}, copy, network)
-    assert lower == pytest.approx((1 / 7, 3 / 11))  # 0.2 has the odds 1 / 4, and 0.6 over 0.5 is a factor of 1.5
-    assert upper == pytest.approx((0.4, 0.6))
     judged = judge({"t": 0.55}, copy, network, ((0.4, 0.61),))
     assert (judged.flips, judged.flips_alone) == ({"t": 0.0}, {"t": pytest.approx(1 / 3)})
     assert judged.rescored == pytest.approx(1 / 3)
-    assert judged.largest_change == pytest.approx(0.1, abs=1e-6)
+    assert judged.largest_change == pytest.approx(0.15, abs=1e-6)
+
+
+def test_a_copy_that_moves_nothing_needs_no_more_than_its_thresholds():
+    _, network = moved(500, seed=3)
+    assert choose_intervals({"t": 0.5}, network, network, 0.001) == ((0.5, 0.5),)
 
 
 def test_the_command_says_what_it_costs(network, tmp_path, capsys):
@@ -202,7 +227,7 @@ def test_the_command_says_what_it_costs(network, tmp_path, capsys):
     said = capsys.readouterr()
     assert "int8: scores" in said.out
     assert "µs of this processor in int8" in said.err
-    assert Scorer(tmp_path / "m.onnx").card.cascade.rows == 450
+    assert Scorer(tmp_path / "m.onnx").card.cascade.rows == 225
 
 
 def test_the_input_that_chooses_may_be_left_out(exported):
