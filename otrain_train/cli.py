@@ -92,6 +92,12 @@ def _train_parser() -> ConfigParser:
     option("--note", default="", help="what the card is to say of the model, such as what it is good for")
     option("--pretrained", type=Path, metavar="MODEL", help="model to begin from, its .keras or its .onnx file")
     option(
+        "--teacher",
+        type=Path,
+        metavar="MODEL",
+        help="larger model, or ensemble, from whose scores to learn besides the labels, its .keras or its .onnx file",
+    )
+    option(
         "--gate",
         choices=GATES,
         default="mcnemar",
@@ -155,7 +161,7 @@ def _optimise_parser() -> ConfigParser:
     option("--repeats", type=int, default=3, help="trainings of each size, each with a seed of its own")
     option("--tolerance", type=float, default=0.01, help="loss of MCC at which a size is still acceptable")
     option("--processes", type=int, help="trainings at a time; if not given, as many as processors and memory allow")
-    add_settings(parser, without=("devices", "frozen_epochs"))
+    add_settings(parser, without=("devices", "frozen_epochs", "teacher_weight"))
     return parser
 
 

@@ -6,6 +6,7 @@ The rows are split once more: the network learns from most of them, and the hold
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def fit(
     member: int = 0,
     start: Any = None,
     on_epoch: OnEpoch | None = None,
+    teachers: Sequence[Any] = (),
 ) -> FitResult:
     """Train a network.
 
@@ -110,6 +112,10 @@ def fit(
         it is.
     on_epoch
         Called with the figures of each epoch, on the chief only, once its state is kept.
+    teachers
+        Keras networks, as `otrain_train.finetune.begin` takes them, whose mean score is learnt besides the labels, with
+        `settings.teacher_weight`. They have been trained on cutouts with the same normalisation, and are left as they
+        are.
 
     Returns
     -------
@@ -124,7 +130,7 @@ def fit(
         keeps rows together is empty, TF_CONFIG is not what it should be, or a batch is smaller than the devices are
         many.
     ModelError
-        When `start` takes other cutouts, or its end is not understood.
+        When `start` or a teacher takes other cutouts, or its end is not understood.
     DeviceError
         When hosts cannot be joined, or one has gone.
     OutputError
@@ -134,7 +140,9 @@ def fit(
     devices = start_devices(settings.devices)
     make_repeatable(seed, settings.xla)
     with devices.scope():
-        network, settings = begin(start, datacube.cube.shape[1:], settings, seed)
+        shape = datacube.cube.shape[1:]
+        taught_by = [begin(teacher, shape, settings, seed)[0] for teacher in teachers]
+        network, settings = begin(start, shape, settings, seed)
     labels, groups = datacube.labels, group_by(datacube, settings.group_key)
     check_classes(labels[rows], MIN_ROWS, "to train on")
     parts = split_rows(labels[rows], groups[rows], settings.holdout, settings.seed)
@@ -145,7 +153,7 @@ def fit(
     _check_devices(devices, settings)
     steps = max(math.ceil(learnt.size / int(settings.batch_size or 0)), settings.min_steps)
     epochs = Epochs(
-        trainer=Trainer(network, settings, seed, settings.epochs * steps, devices),
+        trainer=Trainer(network, settings, seed, settings.epochs * steps, devices, taught_by),
         feed=Feed(datacube.cube, Normalisation(settings.normalisation)),
         labels=labels,
         learnt=learnt,
@@ -158,7 +166,7 @@ def fit(
         progress=progress or _silent,
         on_epoch=on_epoch or _deaf,
     )
-    key = _key([network, start], datacube, rows, groups, settings, seed)
+    key = _key(network, [*([] if start is None else [start]), *teachers], datacube, rows, groups, settings, seed)
     state, interrupted = epochs.run(checkpoint_path(folder, seed), key)
     network.set_weights(state.best)
     finished = epochs.trainer.finished()
@@ -226,14 +234,22 @@ def _deaf(_figures: dict[str, float]) -> None:
     return
 
 
-def _key(networks: list[Any], datacube: Datacube, rows: Rows, groups: Texts, settings: TrainSettings, seed: int) -> str:
+def _key(
+    network: Any,
+    others: Sequence[Any],
+    datacube: Datacube,
+    rows: Rows,
+    groups: Texts,
+    settings: TrainSettings,
+    seed: int,
+) -> str:
     # Another version of a library may draw or add up in another way: then the epochs of two do not belong together.
     versions = {"otrain": __version__, "numpy": np.__version__, **backend_versions()}
-    known = [each for each in networks if each is not None]
-    about = [settings.to_dict(), seed, versions, [each.to_json() for each in known], datacube.cube.shape]
+    layers = [each.to_json() for each in (network, *others)]
+    about = [settings.to_dict(), seed, versions, layers, datacube.cube.shape]
     digest = hashlib.sha256(json.dumps(about).encode())
     # The weights of a new network follow from the seed; those of one that has learnt already do not.
-    for weights in known[1].get_weights() if len(known) > 1 else ():
+    for weights in [weights for each in others for weights in each.get_weights()]:
         digest.update(np.ascontiguousarray(weights).data)
     for some in range(0, rows.size, CHUNK):
         digest.update(datacube.read(rows[some : some + CHUNK]).data)

@@ -79,7 +79,8 @@ def with_int8_copy(
     if not is_int8(copy):
         raise ModelError(f"'{card.name}' has nothing that could be computed in int8: export it as fp32")
     thresholds, scorers = thresholds_of(card), [_scorer_of(each, card) for each in (copy, proto)]
-    intervals = choose_intervals(thresholds, *(each.score_pixels(choosing) for each in scorers), max_flips)
+    copied, own = (each.score_pixels(choosing) for each in scorers)
+    intervals = choose_intervals(thresholds, copied, own, max_flips)
     judged, seconds = zip(*(_score_timed(each, judging) for each in scorers), strict=True)
     in_int8, in_fp32 = judged
     cascade = judge(thresholds, in_int8, in_fp32, intervals)

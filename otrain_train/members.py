@@ -53,10 +53,12 @@ def fit_members(
     start: Pretrained | None = None,
     progress: Progress | None = None,
     on_epoch: OnEpoch | None = None,
+    teacher: Pretrained | None = None,
 ) -> Members:
     """Train a network for each seed, all with the same holdout rows, and calibrate them on these.
 
-    Parameters and errors are those of `otrain_train.fit.fit`; `start` may be an ensemble of as many networks.
+    Parameters and errors are those of `otrain_train.fit.fit`; `start` may be an ensemble of as many networks, and
+    `teacher` a network or an ensemble, from which all of them learn.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def fit_members(
     fits: list[FitResult] = []
     for member in range(len(settings.seeds)):
         try:
-            fits.append(_fit_member(datacube, rows, settings, folder, member, start, progress, on_epoch))
+            fits.append(_fit_member(datacube, rows, settings, folder, member, start, progress, on_epoch, teacher))
         except KeyboardInterrupt:
             if not fits:
                 raise
@@ -106,6 +108,7 @@ def _fit_member(
     start: Pretrained | None,
     progress: Progress | None,
     on_epoch: OnEpoch | None,
+    teacher: Pretrained | None,
 ) -> FitResult:
     seeds = settings.seeds
     if len(seeds) > 1:
@@ -113,7 +116,8 @@ def _fit_member(
         progress = _of_all(progress, member, len(seeds)) if progress else None
         on_epoch = _of_seed(on_epoch, seeds[member]) if on_epoch else None
     network = start.network(member) if start else None
-    return fit(datacube, rows, settings, folder, progress, member, network, on_epoch)
+    teachers = teacher.networks if teacher else ()
+    return fit(datacube, rows, settings, folder, progress, member, network, on_epoch, teachers)
 
 
 def _of_all(progress: Progress, member: int, members: int) -> Progress:

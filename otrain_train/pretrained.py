@@ -1,4 +1,4 @@
-"""The model that a training begins from, and what a new one has in common with it."""
+"""Another model that a training begins from, or learns from, and what a new one has in common with it."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ SPLIT = ("seeds", "frac", "group_key")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pretrained:
-    """A model to begin from.
+    """A model to begin from, or to learn from.
 
     Attributes
     ----------
@@ -57,9 +57,21 @@ class Pretrained:
                 f"'{self.card.name}' is an ensemble of {len(self.networks)} networks, and --seed names "
                 f"{len(settings.seeds)}: give as many seeds as it has networks"
             )
+        return self.take_normalisation(settings, "beginning from")
+
+    def take_normalisation(self, settings: TrainSettings, doing: str) -> TrainSettings:
+        """Give the settings with the normalisation of this model, and say in the log where that changes them.
+
+        Parameters
+        ----------
+        settings
+            To be changed.
+        doing
+            What is done with this model, as "beginning from".
+        """
         method, padding = self.card.normalisation.method, self.card.normalisation.padding
         if method != settings.normalisation:
-            log.info("beginning from '%s': the normalisation is its own, %s", self.card.name, method)
+            log.info("%s '%s': the normalisation is its own, %s", doing, self.card.name, method)
         if padding != Normalisation(method).padding:
             log.warning(
                 "'%s' was trained with another padding than this program's: the new model is trained and scored with "
@@ -90,7 +102,7 @@ class Pretrained:
         try:
             datacube = pick_planes(datacube, self.card.planes)
         except DatacubeError as error:
-            raise DatacubeError(f"'{path}' is not for a model that begins from '{self.card.name}': {error}") from None
+            raise DatacubeError(f"'{path}' does not go with '{self.card.name}': {error}") from None
         if datacube.size != self.card.size:
             ny, nx = self.card.size
             raise DatacubeError(
@@ -123,11 +135,12 @@ class Pretrained:
         apart = [name for name in SPLIT if _first(settings.get(name)) != _first(run["settings"].get(name))]
         if apart or own.get("planes") != new["planes"]:
             return f"it was trained on {own['name']} split in another way"
-        return "what it began from itself may hold some of them" if "pretrained" in training else ""
+        others = {"pretrained", "teacher"} & set(training)
+        return "what it began from, or learnt from, may itself hold some of them" if others else ""
 
 
 def open_pretrained(path: Path) -> Pretrained:
-    """Open a model to begin from: an ONNX file and, beside it under the same name, the Keras file it came from.
+    """Open a model to begin or to learn from: an ONNX file and, beside it under the same name, the Keras file of it.
 
     Parameters
     ----------
@@ -142,14 +155,14 @@ def open_pretrained(path: Path) -> Pretrained:
         When one is missing or unusable, or they are not of the same network.
     """
     if path.suffix not in (MODEL, *NETWORKS):
-        raise UsageError(f"'{path}' is no model to begin from: name a {MODEL} or {NETWORKS[0]} file")
+        raise UsageError(f"'{path}' is no model to begin or to learn from: name a {MODEL} or {NETWORKS[0]} file")
     model = path.with_suffix(MODEL)
     beside = [path.with_suffix(ending) for ending in NETWORKS if path.with_suffix(ending).is_file()]
     network = path if path.suffix in NETWORKS else next(iter(beside), path.with_suffix(NETWORKS[0]))
     for needed, other in ((model, network), (network, model)):
         if not needed.is_file():
             raise ModelError(
-                f"there is no '{needed}' beside '{other.name}': a training begins from a Keras file and the ONNX file "
+                f"there is no '{needed}' beside '{other.name}': a training takes a Keras file and the ONNX file "
                 "exported from it, under the same name"
             )
     scorer, loaded = Scorer(model), load_network(network)

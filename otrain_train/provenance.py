@@ -28,7 +28,12 @@ PACKAGES = ("numpy", "numba", "onnx", "tf2onnx", "onnxruntime", "onnxruntime-gpu
 
 
 def describe_run(
-    cube: Path, datacube: Datacube, validation: Rows, fits: Sequence[FitResult], start: Pretrained | None = None
+    cube: Path,
+    datacube: Datacube,
+    validation: Rows,
+    fits: Sequence[FitResult],
+    start: Pretrained | None = None,
+    teacher: Pretrained | None = None,
 ) -> dict[str, Any]:
     """Say how a training ran, in plain values: settings, counts, versions and the datacube's SHA-256.
 
@@ -40,8 +45,8 @@ def describe_run(
         int64 (n,), rows kept for the figures.
     fits
         The training of each network.
-    start
-        What they began from.
+    start, teacher
+        What they began from, and from whose scores they learnt.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def describe_run(
         "best_epoch": best if len(fits) > 1 else best[0],
         "interrupted": fits[-1].interrupted or len(fits) < len(fitted.settings.seeds),
         "versions": _versions(),
-    } | ({"pretrained": start.describe()} if start else {})
+    } | {name: model.describe() for name, model in (("pretrained", start), ("teacher", teacher)) if model}
 
 
 def make_card(
@@ -107,6 +112,10 @@ def make_card(
         described += f" It is the mean of those of {run['members']} networks; their standard deviation is the spread."
     if "pretrained" in run:
         described += f" The training began from {run['pretrained']['name']}, version {run['pretrained']['version']}."
+    if "teacher" in run:
+        described += (
+            f" It learnt from the scores of {run['teacher']['name']}, version {run['teacher']['version']}, too."
+        )
     described += " Figures are of cutouts like those: judge it on your own before you trust it elsewhere."
     return ModelCard(
         name=name,

@@ -60,6 +60,8 @@ class TrainSettings:
         The rate rises in the `warmup` fraction of all steps; from there it falls to 0 along a cosine.
     frozen_epochs
         Epochs in which only the dense layers learn, when the training begins from another network.
+    teacher_weight
+        What the score of a teacher counts in what is learnt, where there is one, and the label the rest.
     seeds
         Each decides all that is drawn at random in the training of one network; the first also how rows are split.
     precision, xla, devices
@@ -89,6 +91,7 @@ class TrainSettings:
     class_weights: str = _setting("balanced", "%(choices)s", choices=CLASS_WEIGHTS)
     label_smoothing: float = _setting(0.0, "how far labels are moved towards one half, as a fraction")
     frozen_epochs: int = _setting(2, "epochs in which only the dense layers learn, with --pretrained")
+    teacher_weight: float = _setting(0.9, "with --teacher: what its score counts beside the label, from 0 to 1")
     seeds: tuple[int, ...] = _setting(
         (0,),
         "decides all that is drawn at random; several train an ensemble of as many networks",
@@ -111,6 +114,7 @@ class TrainSettings:
         for name in ("frac", "holdout"):
             self._require(name, 0 < getattr(self, name) < 1, "a fraction between 0 and 1, both excluded")
         self._require("threshold", 0 <= self.threshold <= 1, "a score from 0 to 1")
+        self._require("teacher_weight", 0 <= self.teacher_weight <= 1, "a fraction from 0 to 1")
         for name in ("dropout", "warmup", "label_smoothing"):
             self._require(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to 1, 1 excluded")
         self._require(
@@ -175,6 +179,8 @@ class RunSettings:
         What the card says first of the model.
     pretrained
         The model to begin from, a .keras file of this program or its .onnx file.
+    teacher
+        The model from whose scores to learn besides the labels, a .keras file of this program or its .onnx file.
     gate
         ``mcnemar``: a model that does not beat the one it began from on the validation rows does not take its name.
     tracker
@@ -189,6 +195,7 @@ class RunSettings:
     planes: tuple[str, ...] | None = None
     note: str = ""
     pretrained: Path | None = None
+    teacher: Path | None = None
     gate: str = "mcnemar"
     tracker: str = "none"
     tune: int = 0
@@ -202,6 +209,10 @@ class RunSettings:
         _require(
             not (self.tune and self.pretrained),
             "--tune seeks a width and a normalisation, and --pretrained brings both: give one or the other",
+        )
+        _require(
+            not (self.teacher and (self.tune or self.pretrained)),
+            f"--teacher brings a normalisation, as {'--tune' if self.tune else '--pretrained'} does: give one of them",
         )
         _require(
             self.label_folds == 0 or self.label_folds >= 2, f"label-folds is 0, or 2 or more, not {self.label_folds}"

@@ -65,6 +65,7 @@ class _Task:
     around: RunSettings
     files: ModelFiles
     start: Pretrained | None
+    teacher: Pretrained | None
 
     @property
     def labels(self) -> Labels:
@@ -111,13 +112,14 @@ def train(
     Raises
     ------
     DatacubeError
-        When the file is not a usable datacube, a class has too few cutouts, or they do not fit the pretrained model.
+        When the file is not a usable datacube, a class has too few cutouts, or they do not fit the pretrained model or
+        the teacher.
     UsageError
         When a setting makes no sense, or the loss is no longer a number.
     OutputError
         When something cannot be written, or another process is training a model of this name.
     ModelError
-        When the pretrained model cannot be used.
+        When the pretrained model, or the teacher, cannot be used.
     ParityError
         When the exported model scores otherwise than the network.
     GateError
@@ -156,11 +158,14 @@ def _own_files(files: ModelFiles, settings: TrainSettings) -> Iterator[ModelFile
 def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: RunSettings) -> _Task:
     files.protect(cube, around.pretrained)
     start = open_pretrained(around.pretrained) if around.pretrained else None
+    teacher = open_pretrained(around.teacher) if around.teacher else None
     settings = start.settle(settings) if start else settings
+    settings = teacher.take_normalisation(settings, "learning from") if teacher else settings
     if start and settings.frozen_epochs >= settings.epochs:
         log.warning("of %d epochs all are frozen ones: only the dense layers learn", settings.epochs)
     Normalisation(settings.normalisation)
-    datacube = start.open_cube(cube, around.planes) if start else open_in_planes(cube, around.planes)
+    other = start or teacher
+    datacube = other.open_cube(cube, around.planes) if other else open_in_planes(cube, around.planes)
     rows = usable_rows(datacube)
     check_classes(datacube.labels[rows], MIN_ROWS, f"in {cube}")
     _check_label_folds(around.label_folds, datacube.labels[rows])
@@ -170,7 +175,7 @@ def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: Run
     training, validation = (rows[part] for part in split_rows(labels, groups, settings.frac, settings.seed))
     # In the order of their datacube file: all real ones, then all bogus ones.
     validation = validation[np.argsort(-datacube.labels[validation], kind="stable")]
-    return _Task(cube, datacube, training, validation, settings, around, files, start)
+    return _Task(cube, datacube, training, validation, settings, around, files, start, teacher)
 
 
 def _check_label_folds(folds: int, labels: Labels) -> None:
@@ -196,11 +201,12 @@ def _fit(task: _Task, tracker: Tracker, progress: Progress | None, on_epoch: OnE
             on_epoch(epoch)
 
     folder = task.files.folder
-    return fit_members(task.datacube, task.training, task.settings, folder, task.start, progress, told)
+    return fit_members(task.datacube, task.training, task.settings, folder, task.start, progress, told, task.teacher)
 
 
 def _finish(task: _Task, members: Members, tracker: Tracker, progress: Progress | None) -> TrainSummary:
-    run = describe_run(task.cube, task.datacube, task.validation, members.fits, task.start)
+    run = describe_run(task.cube, task.datacube, task.validation, members.fits, task.start, task.teacher)
+    _warn_of_known_rows(task, run)
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder, "model.onnx")
         summary, scores, held = _make_model(task, members, run, part)
@@ -231,7 +237,7 @@ def _make_model(task: _Task, members: Members, run: dict[str, Any], part: Path) 
     scorer = Scorer(part)
     scores, held = (score_rows(scorer, task.datacube, rows) for rows in (task.validation, holdout))
     points, points_from = _choose_points(task.datacube.labels[holdout], held, labels, scores)
-    verdict = _pass_gate(task, scores, run)
+    verdict = _pass_gate(task, scores)
     refused = verdict is not None and not verdict.passed and task.around.gate != "none"
     summary = TrainSummary(
         files=files.refused if refused else files,
@@ -295,16 +301,20 @@ def _choose_points(
     return tuple(at_threshold(each.name, each.threshold, labels, scores) for each in chosen), "holdout"
 
 
-def _pass_gate(task: _Task, scores: Scores, run: dict[str, Any]) -> gate.Verdict | None:
+def _warn_of_known_rows(task: _Task, run: dict[str, Any]) -> None:
+    for other in (task.start, task.teacher):
+        known = other.may_know(run) if other else ""
+        if other and known:
+            log.warning(
+                "'%s' may have learnt from the validation rows, for %s: the figures may flatter it and the new model",
+                other.card.name,
+                known,
+            )
+
+
+def _pass_gate(task: _Task, scores: Scores) -> gate.Verdict | None:
     if task.start is None:
         return None
-    known = task.start.may_know(run)
-    if known:
-        log.warning(
-            "'%s' may have learnt from the validation rows, for %s: the figures may flatter it and the new model",
-            task.start.card.name,
-            known,
-        )
     before = score_rows(task.start.scorer, task.datacube, task.validation)
     verdict = gate.compare(
         gate.is_right(task.labels, scores, task.settings.threshold),

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # TensorFlow reads this when it is imported: its notes on processors and sessions are not for users.
@@ -57,17 +57,30 @@ class Trainer:
     network
         As of `otrain_train.network.build`, made in the scope of the devices; trained in place.
     settings
-        Rate, decay, augmentation, label smoothing, precision; `batch_size` and `learning_rate` filled in.
+        Rate, decay, augmentation, label smoothing, weight of the teachers, precision; `batch_size` and `learning_rate`
+        filled in.
     seed
         Decides what is drawn at random.
     steps
         Of the whole training, which the learning rate follows.
     devices
         Where it is computed.
+    teachers
+        Networks of the same cutouts, made in the scope of the devices, whose mean score of each cutout, as it is
+        turned and mirrored in this step, is learnt besides its label: it tells how alike the two classes are there
+        (Hinton, Vinyals & Dean 2015, arXiv:1503.02531).
     """
 
-    def __init__(self, network: Any, settings: TrainSettings, seed: int, steps: int, devices: Devices) -> None:
-        self.network, self.devices = network, devices
+    def __init__(
+        self,
+        network: Any,
+        settings: TrainSettings,
+        seed: int,
+        steps: int,
+        devices: Devices,
+        teachers: Sequence[Any] = (),
+    ) -> None:
+        self.network, self.devices, self._teachers = network, devices, teachers
         self._settings, self._steps = settings, steps
         self._batch, self._rate = int(settings.batch_size or 0), float(settings.learning_rate or 0)
         for layer in leaves(network):
@@ -145,9 +158,10 @@ class Trainer:
         total, rows = everywhere.all_reduce("SUM", [tf.reduce_sum(weights), tf.cast(tf.shape(labels)[0], tf.float32)])
         for layer in self._augmentations:
             batch = layer(batch, training=True)
+        taught = [teacher(batch, training=False) for teacher in self._teachers]
         with tf.GradientTape() as tape:
             logits = self._head(batch, training=True)
-            loss = tf.reduce_sum(weights * self._losses(labels, logits)) / total
+            loss = tf.reduce_sum(weights * self._losses(labels, taught, logits)) / total
             scaled = self._scaling.scaled(loss) if self._scaling else loss
         variables = self._head.trainable_variables
         gradients = tape.gradient(scaled, variables)
@@ -157,11 +171,13 @@ class Trainer:
         hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
         return loss, tf.reduce_sum(tf.cast(hits, tf.float32)) / rows
 
-    def _losses(self, labels: Any, logits: Any) -> Any:
-        smoothing = self._settings.label_smoothing
-        if smoothing == 0:
+    def _losses(self, labels: Any, taught: list[Any], logits: Any) -> Any:
+        smoothing, weight = self._settings.label_smoothing, self._settings.teacher_weight
+        if smoothing == 0 and not taught:
             return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         truth = (1 - smoothing) * tf.one_hot(labels, 2) + smoothing / 2
+        if taught:
+            truth = weight * tf.add_n(taught) / len(taught) + (1 - weight) * truth
         return tf.nn.softmax_cross_entropy_with_logits(truth, logits)
 
 

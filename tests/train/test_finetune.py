@@ -176,7 +176,7 @@ def test_a_foreign_network_may_be_the_start(work, tmp_path, caplog):
         (("OLD.onnx",), "OLD.onnx", "there is no '.*OLD.keras' beside 'OLD.onnx'"),
         (("OLD.keras",), "OLD.keras", "there is no '.*OLD.onnx' beside 'OLD.keras'"),
         ((), "OLD.keras", "there is no"),
-        (("OLD.onnx", "OLD.keras"), "OLD", "no model to begin from"),
+        (("OLD.onnx", "OLD.keras"), "OLD", "no model to begin or to learn from"),
     ],
 )
 def test_one_of_two_files_is_not_enough(work, tmp_path, names, asked, said):
