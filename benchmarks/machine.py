@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -12,7 +13,18 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-PACKAGES = ("otrain", "numpy", "numba", "astropy", "fitsio", "isal", "onnxruntime", "tensorflow", "keras")
+PACKAGES = (
+    "otrain",
+    "numpy",
+    "numba",
+    "astropy",
+    "fitsio",
+    "isal",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorflow",
+    "keras",
+)
 
 
 class Seconds(NamedTuple):
@@ -44,6 +56,12 @@ def describe_machine() -> str:
     return (
         f"{processor}, {os.cpu_count()} processors, {load}, Python {platform.python_version()}, {', '.join(versions)}"
     )
+
+
+def describe_gpu() -> str:
+    """Name the GPUs and their driver, as it says itself."""
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return "; ".join(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.splitlines())
 
 
 def took(run: Callable[[], object]) -> Seconds:

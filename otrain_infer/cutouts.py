@@ -1,9 +1,7 @@
 """Cutouts: paths or bytes in, one row each out, with pixels, header columns and flags."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +13,7 @@ from otrain_infer.card import PLANES, ModelCard
 from otrain_infer.chunks import map_in_order, split
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
+from otrain_infer.lending import Lender
 from otrain_infer.sources import Arena, Buffer, Source, list_sources, load_in_parts, name_of
 
 NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS", "MJD")
@@ -37,7 +36,7 @@ CHUNK = 128
 _EDGE, _UNREADABLE, _MISSING_KEYWORD = map(int, (CutoutFlag.EDGE, CutoutFlag.UNREADABLE, CutoutFlag.MISSING_KEYWORD))
 
 
-_kept = threading.local()
+_buffers = Lender(Buffer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +147,7 @@ class CutoutReader:
             pixels = np.empty((len(sources), *self.size, len(self.planes)), np.float32)
         parts: list[Cutouts] = []
         done = 0
-        with _lent_buffer() as buffer:
+        with _buffers.lend() as buffer:
             for arena in load_in_parts(sources, buffer):
                 rows = slice(done, done + len(arena.bounds))
                 parts.append(self._decode(arena, sources[rows], pixels[rows]))
@@ -166,16 +165,6 @@ class CutoutReader:
         flags = decoded.flags | _header_flags(header, decoded.texts["EDGE"], decoded.flags)
         names = np.array([name_of(source) for source in sources], np.str_)
         return Cutouts(names, pixels, header, flags, decoded.reasons | arena.reasons)
-
-
-@contextmanager
-def _lent_buffer() -> Iterator[Buffer]:
-    """Lend this thread's buffer; while it is lent, a file object that reads cutouts itself gets another."""
-    buffer: Buffer = _kept.__dict__.pop("buffer", None) or Buffer()
-    try:
-        yield buffer
-    finally:
-        _kept.buffer = buffer
 
 
 def check_planes(planes: Sequence[str]) -> None:

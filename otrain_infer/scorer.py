@@ -14,7 +14,8 @@ from otrain_infer.card import INPUT, OUTPUT, PRECISE, SPREAD
 from otrain_infer.chunks import map_in_order, split
 from otrain_infer.cutouts import CHUNK, CutoutReader, Cutouts, reader_for
 from otrain_infer.errors import UsageError
-from otrain_infer.gpu import BoundSessions, batch_size_for, free_memory
+from otrain_infer.gpu import BoundSessions, batch_size_for, free_memory, lock_pages
+from otrain_infer.lending import Lender
 from otrain_infer.normalise import Pixels, as_kernels_take, find_blank
 from otrain_infer.session import (
     DEFAULT_MODEL,
@@ -92,7 +93,7 @@ class Scorer:
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._buffers = threading.local()
+        self._rooms = Lender(lambda: _Room(self.card.shape, self.device == "cuda"))
         self.device, sessions = open_sessions(self._content, self._asked_device, self._source)
         session, gpu = sessions[0]
         self.card, self._outputs = check_model(session, self._source)
@@ -269,14 +270,15 @@ class Scorer:
             self._open()
 
     def _read_and_score(self, sources: Sequence[Source]) -> tuple[Cutouts, Scores, Scores]:
-        cutouts = self.reader.read(sources, self._buffer("raw", len(sources)))
-        starts = range(0, len(cutouts), self.batch_size)
-        batches = (cutouts.pixels[start : start + self.batch_size] for start in starts)
-        # The decoder has judged which are blank.
-        found = _join((self._run(batch, self._outputs) for batch in batches), len(self._outputs))
-        for each in found:
-            each[~cutouts.usable] = np.nan
-        self._rescore(cutouts.pixels, found, self._outputs)
+        with self._rooms.lend() as room:
+            cutouts = self.reader.read(sources, room.take(len(sources)))
+            starts = range(0, len(cutouts), self.batch_size)
+            batches = (cutouts.pixels[start : start + self.batch_size] for start in starts)
+            # The decoder has judged which are blank.
+            found = _join((self._run(batch, self._outputs) for batch in batches), len(self._outputs))
+            for each in found:
+                each[~cutouts.usable] = np.nan
+            self._rescore(cutouts.pixels, found, self._outputs)
         scores, *spreads = found
         return cutouts.without_pixels(), scores, spreads[0] if spreads else np.full_like(scores, np.nan)
 
@@ -302,18 +304,26 @@ class Scorer:
             self._rescored += len(near)
 
     def _run(self, raw: Pixels, outputs: list[str], precisely: bool = False) -> Outputs:
-        feed = {INPUT: self.card.normalisation.apply(raw, self._buffer("normalised", len(raw)))}
-        if self.card.cascade:
-            feed[PRECISE] = np.array(precisely or self.precision == "fp32")
-        found: Outputs = self._compute(outputs, feed)
+        with self._rooms.lend() as room:
+            feed = {INPUT: self.card.normalisation.apply(raw, room.take(len(raw)))}
+            if self.card.cascade:
+                feed[PRECISE] = np.array(precisely or self.precision == "fp32")
+            found: Outputs = self._compute(outputs, feed)
         return found
 
-    def _buffer(self, purpose: str, rows: int) -> Pixels:
-        """Give this thread's memory for a purpose, the same each time: fresh pages cost more than filling them."""
-        if len(getattr(self._buffers, purpose, ())) < rows:
-            setattr(self._buffers, purpose, np.empty((rows, *self.card.shape), np.float32))
-        buffer: Pixels = getattr(self._buffers, purpose)[:rows]
-        return buffer
+
+class _Room:
+    """Memory for the pixels of some cutouts, as much as was asked for at most so far."""
+
+    def __init__(self, shape: tuple[int, int, int], locked: bool) -> None:
+        self._pixels, self._locked = np.empty((0, *shape), np.float32), locked
+
+    def take(self, rows: int) -> Pixels:
+        if len(self._pixels) < rows:
+            self._pixels = np.empty((rows, *self._pixels.shape[1:]), np.float32)
+            if self._locked:
+                lock_pages(self._pixels)
+        return self._pixels[:rows]
 
 
 def correct_for_ratio(scores: Scores, ratio: float) -> Scores:

@@ -7,7 +7,7 @@ from typing import Any
 
 from otrain_infer.card import INPUT, METADATA_KEY, OUTPUT, PRECISE, SPREAD, ModelCard
 from otrain_infer.errors import DeviceError, MissingExtraError, ModelError, UsageError
-from otrain_infer.gpu import LANES
+from otrain_infer.gpu import LANES, load_libraries, provider_options
 
 DEFAULT_MODEL = "default.onnx"
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -92,6 +92,7 @@ def open_sessions(content: bytes, device: str, source: str) -> tuple[str, list[t
         raise DeviceError(f"device {device} cannot be had: this onnxruntime is for CPU; pip install 'otrain[gpu]'")
     if name == "cpu" or not built_for_cuda:
         return "cpu", [(_open(runtime, content, ["CPUExecutionProvider"], source), 0)]
+    load_libraries(runtime)
     sessions = []
     for index in indices:
         session = _open(runtime, content, _providers_on(index), source)
@@ -101,8 +102,9 @@ def open_sessions(content: bytes, device: str, source: str) -> tuple[str, list[t
             raise DeviceError(
                 f"device {device} cannot be had: onnxruntime found no usable GPU {index}; use --device cpu or auto"
             )
-        sessions += [(session, index)]
-        sessions += [(_open(runtime, content, _providers_on(index), source), index) for _ in range(1, LANES)]
+        halved = check_model(session, source)[0].training.get("precision") == "fp16"
+        lanes = [_open(runtime, content, _providers_on(index, halved), source) for _ in range(LANES)]
+        sessions += [(lane, index) for lane in lanes]
     return "cuda", sessions
 
 
@@ -114,8 +116,8 @@ def _read_device(device: str) -> tuple[str, list[int]]:
     return name, list(dict.fromkeys(map(int, numbers))) if colon else [0]
 
 
-def _providers_on(index: int) -> list[Any]:
-    return [("CUDAExecutionProvider", {"device_id": str(index)}), "CPUExecutionProvider"]
+def _providers_on(index: int, halved: bool = False) -> list[Any]:
+    return [("CUDAExecutionProvider", provider_options(index, halved)), "CPUExecutionProvider"]
 
 
 def _open(runtime: Any, content: bytes, providers: list[Any], source: str) -> Any:

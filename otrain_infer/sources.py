@@ -31,6 +31,9 @@ LARGEST_KEPT = 1 << 27
 LARGEST_PART = 1 << 26
 """Bytes from which no further file is read before those at hand have been decoded."""
 
+SOURCES_OF_A_PART = 128
+"""Sources read at a time, at most: more do not fit in a cache until they are decoded."""
+
 AT_ONCE = 64
 """Files read between two looks at signals such as Ctrl-C."""
 
@@ -193,7 +196,7 @@ def load_in_parts(sources: Sequence[Source], buffer: Buffer) -> Iterator[Arena]:
     """
     done = 0
     while True:
-        arena = load(sources[done:], buffer, LARGEST_PART)
+        arena = load(sources[done : done + SOURCES_OF_A_PART], buffer, LARGEST_PART)
         done += len(arena.bounds)
         yield arena
         if done == len(sources):

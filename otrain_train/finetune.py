@@ -15,7 +15,7 @@ from otrain_train.settings import TrainSettings
 
 LOGITS, SCORE = "logits", "score"
 
-DENSE_UNITS = {"lite": ("dense_1", 32), "otrain": ("dense_1", 512)}
+DENSE_UNITS = {"lite": ("dense_1", 32), "mini": ("dense_1", 32), "otrain": ("dense_1", 512)}
 """A layer of each network that tells its width, and how many units it has at width 1."""
 
 

@@ -19,7 +19,7 @@ SEEDS = 1 << 32
 MAX_FLIPS = 0.001
 """Fraction of the calls at a threshold that int8 may make otherwise than fp32, unless the user says another."""
 
-NETWORKS = ("lite", "otrain")
+NETWORKS = ("lite", "mini", "otrain")
 AUGMENTATIONS = ("flips-turns", "shifts", "edges", "none")
 CLASS_WEIGHTS = ("balanced", "none")
 GROUP_KEYS = ("groups", "files", "candids", "nights", "none")
@@ -68,7 +68,9 @@ class TrainSettings:
         How it is computed; see `otrain_train.devices`.
     """
 
-    network: str = _setting("lite", "architecture: lite, or otrain for the original's", choices=NETWORKS)
+    network: str = _setting(
+        "lite", "architecture: lite; mini, which wants a --teacher; otrain, the original's", choices=NETWORKS
+    )
     width: float = _setting(1.0, "factor by which the layers of the network are wider")
     normalisation: str = _setting("l2", "none, l2, l2-rows or robust")
     epochs: int = _setting(10, "passes over the training rows; small sets take several for one")

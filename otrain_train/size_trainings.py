@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
-MEMORY = {"lite": 1_500_000_000, "otrain": 5_000_000_000}
+MEMORY = {"lite": 1_500_000_000, "mini": 1_500_000_000, "otrain": 5_000_000_000}
 """Bytes that trainings of a network take at most, TensorFlow with all of its own, beside the pixels."""
 
 CHUNK = 1024

@@ -10,7 +10,7 @@ from networks import make_card, make_ensemble, make_model, make_two_precisions
 from otrain_infer import Scorer
 from otrain_infer.card import INPUT, OUTPUT, PRECISE, SPREAD
 from otrain_infer.errors import DeviceError, UsageError
-from otrain_infer.gpu import BoundSessions, batch_size_for, free_memory
+from otrain_infer.gpu import BoundSessions, batch_size_for, free_memory, load_libraries, lock_pages
 
 
 def cutouts(n, seed=0):
@@ -61,13 +61,28 @@ def test_more_threads_than_sessions_do_not_mix_up_their_cutouts():
 def test_batches_fit_in_the_memory():
     assert batch_size_for((64, 64, 1), None) == 1024
     sizes = [batch_size_for((64, 64, 1), gigabytes << 30) for gigabytes in (0, 1, 8, 24, 80, 141)]
-    assert sizes == [64, 64, 512, 1024, 4096, 4096]
+    assert sizes == [64, 64, 512, 1024, 1024, 1024]
     assert batch_size_for((256, 256, 3), 8 << 30) == 64
 
 
 def test_memory_that_no_driver_tells_is_unknown(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert free_memory(0) is None
+
+
+def test_libraries_that_are_not_there_are_not_told_of_among_results(capsys):
+    # onnxruntime for processors has the same function, which finds no library of CUDA and prints that.
+    load_libraries(onnxruntime)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(free_memory(0) is not None, reason="there is a GPU here")
+def test_without_cuda_no_pages_are_locked_and_nothing_is_lost():
+    pixels = cutouts(10)
+    before = pixels.copy()
+    lock_pages(pixels)
+    lock_pages(np.empty((0, 64, 64, 1), np.float32))
+    np.testing.assert_array_equal(pixels, before)
 
 
 @pytest.mark.parametrize("device", ["cuda:", "cuda:0,", "cuda:0,x", "cuda:-1", "auto:0", "cpu:0", "gpu"])
@@ -87,6 +102,29 @@ def test_a_gpu_scores_as_a_processor():
     content = make_model(make_card())
     rows = np.random.default_rng(1).normal(size=(3000, 64, 64, 1)).astype(np.float32)
     expected = Scorer(content).score_pixels(rows)
-    for threads in (1, 4):
-        found = Scorer(content, device="cuda", threads=threads).score_pixels(rows)
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+    for threads, size in ((1, None), (4, None), (4, 100), (1, 1)):
+        found = Scorer(content, device="cuda", threads=threads, batch_size=size).score_pixels(rows[:300])
+        np.testing.assert_allclose(found, expected[:300], atol=1e-5)
+
+
+@pytest.mark.skipif(free_memory(0) is None, reason="there is no GPU here")
+@pytest.mark.parametrize("make", [make_ensemble, make_two_precisions])
+def test_a_gpu_gives_spreads_and_takes_fp32_of_two_precisions(make):
+    content, rows = make(), cutouts(500)
+    scorer = Scorer(content, device="cuda", threads=2)
+    assert (scorer.device, scorer.precision) == ("cuda", "fp32")
+    found = scorer.score_pixels_with_spread(rows)
+    expected = Scorer(content, precision="fp32" if make is make_two_precisions else "auto")
+    for each, wanted in zip(found, expected.score_pixels_with_spread(rows), strict=True):
+        np.testing.assert_allclose(each, wanted, atol=1e-5)
+
+
+@pytest.mark.skipif(free_memory(0) is None, reason="there is no GPU here")
+def test_locked_pages_are_let_go_with_their_array():
+    load_libraries(onnxruntime)
+    Scorer(make_model(), device="cuda")
+    for _ in range(200):
+        lock_pages(np.empty((1024, 64, 64, 1), np.float32))
+    pixels = cutouts(10)
+    lock_pages(pixels)
+    np.testing.assert_array_equal(pixels, cutouts(10))
