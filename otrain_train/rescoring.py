@@ -44,16 +44,17 @@ def choose_intervals(
     Returns
     -------
     tuple
-        (lowest, highest) score, for each threshold within (0, 1): the narrowest ones, in log odds, and as wide for one
-        threshold as for another.
+        (lowest, highest) score, for each threshold within (0, 1): as far from it in log odds on either side, and no
+        further than it takes.
     """
     before, after = _log_odds(network), _log_odds(copy)
-    centres = np.array(sorted(float(_log_odds(np.float64(value))) for value in thresholds.values() if 0 < value < 1))
-    distances = after - centres[:, np.newaxis]
-    about = np.any((np.abs(distances) <= _REACH) | (np.abs(before - centres[:, np.newaxis]) <= _REACH), axis=0)
-    moves = np.sort((after - before)[about] if about.any() else after - before)
-    width = max((_width(each, moves, _PLANNED * max_flips) for each in distances), default=0.0)
-    return tuple((_score(centre - width), _score(centre + width)) for centre in centres)
+    intervals = []
+    for centre in sorted(float(_log_odds(np.float64(value))) for value in thresholds.values() if 0 < value < 1):
+        about = (np.abs(after - centre) <= _REACH) | (np.abs(before - centre) <= _REACH)
+        moves = np.sort((after - before)[about] if about.any() else after - before)
+        width = _width(after - centre, moves, _PLANNED * max_flips)
+        intervals.append((_score(centre - width), _score(centre + width)))
+    return tuple(intervals)
 
 
 def _width(distances: npt.NDArray[np.float64], moves: npt.NDArray[np.float64], allowed: float) -> float:
