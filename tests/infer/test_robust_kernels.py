@@ -19,8 +19,8 @@ def measure(values):
 
 
 def measure_plainly(values):
-    finite = np.asarray(values, np.float32).astype(np.float64)
-    finite = finite[np.isfinite(finite)]
+    values = np.asarray(values, np.float32)
+    finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
         return 0, 0.0, 0.0
     median = np.median(finite)
@@ -30,6 +30,35 @@ def measure_plainly(values):
 @settings(deadline=None, max_examples=500)
 @given(arrays(np.float32, st.integers(1, 40), elements=VALUES))
 def test_median_and_mad_are_those_of_numpy_to_the_bit(values):
+    assert measure(values) == measure_plainly(values)
+
+
+PLANES = {
+    "sky": lambda rng, n: rng.normal(0, 10, n),
+    "photons": lambda rng, n: rng.poisson(3, n),
+    "few": lambda rng, n: rng.choice([-0.0, 0.0, 1.0, TINY, -TINY, HUGE, -HUGE], n),
+    "any bits": lambda rng, n: rng.integers(0, 1 << 32, n, dtype=np.uint64).astype(np.uint32).view(np.float32),
+    "all binades": lambda rng, n: rng.choice([-1, 1], n) * 2.0 ** rng.uniform(-149, 127, n),
+    "two levels": lambda rng, n: np.where(np.arange(n) % 2, 1e6, 10) + rng.normal(size=n),
+    "a ramp": lambda rng, n: np.arange(n),
+}
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    kind=st.sampled_from(sorted(PLANES)),
+    n=st.integers(255, 1100) | st.sampled_from([3969, 4096]),
+    seed=st.integers(0, 99),
+    missing=st.sampled_from([0, 0.01, 0.5, 0.99]),
+    mislead=st.sampled_from([None, -HUGE, HUGE, np.nan, 0.0]),
+)
+def test_planes_large_enough_to_be_sampled(kind, n, seed, missing, mislead):
+    rng = np.random.default_rng(seed)
+    values = np.array(PLANES[kind](rng, n), np.float32)
+    values[rng.random(n) < missing] = rng.choice([np.nan, np.inf, -np.inf])
+    if mislead is not None:
+        # The sample is told from nothing but the size.
+        values[:: n // 16 - n // 1024][:16] = mislead
     assert measure(values) == measure_plainly(values)
 
 
