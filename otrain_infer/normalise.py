@@ -168,6 +168,30 @@ def _zero_holes(values, out):  # type: ignore[no-untyped-def]
         to[i] = stored[i] if stored[i] & _EXPONENT != _EXPONENT else np.uint32(0)
 
 
+@kernel("void(float32[:, ::1], float64[::1], float32[::1])")
+def _divide(rows, totals, norms):  # type: ignore[no-untyped-def]
+    """Divide the planes interleaved in `rows` by the roots of their `totals`; `norms` is as long as a row."""
+    ny, width = rows.shape
+    planes = totals.size
+    scalable = True
+    for p in range(planes):
+        # The norm is a float32 one: where the sum of squares overflows float32 the plane cannot be scaled.
+        norm = np.float32(math.sqrt(totals[p]))
+        if not (norm > 0.0 and math.isfinite(np.float32(totals[p]))):
+            norm, scalable = np.float32(np.nan), False
+        if planes == 1:
+            norms[:] = norm  # in vectors, as with a step they are not
+        else:
+            for j in range(p, width, planes):
+                norms[j] = norm
+    for y in range(ny):
+        for j in range(width):
+            rows[y, j] /= norms[j]
+    if not scalable:
+        flat = rows.reshape(rows.size)
+        _zero_holes(flat, flat)
+
+
 @kernel("void(float32[:, ::1], intp, float64[::1], float32[::1])")
 def _scale_l2(rows, planes, sums, norms):  # type: ignore[no-untyped-def]
     """Divide the planes interleaved in finite `rows` by their norms; `sums` and `norms` are as long as a row."""
@@ -177,23 +201,32 @@ def _scale_l2(rows, planes, sums, norms):  # type: ignore[no-untyped-def]
     for y in range(ny):
         for j in range(width):
             sums[j] += np.float64(rows[y, j]) * np.float64(rows[y, j])
-    scalable = True
     for p in range(planes):
         total = 0.0
         for j in range(p, width, planes):
             total += sums[j]
-        # The norm is a float32 one: where the sum of squares overflows float32 the plane cannot be scaled.
-        norm = np.float32(math.sqrt(total))
-        if not (norm > 0.0 and math.isfinite(np.float32(total))):
-            norm, scalable = np.float32(np.nan), False
-        for j in range(p, width, planes):
-            norms[j] = norm
-    for y in range(ny):
-        for j in range(width):
-            rows[y, j] /= norms[j]
-    if not scalable:
-        flat = rows.reshape(rows.size)
-        _zero_holes(flat, flat)
+        # Among the first, which are of no more use once the total of their plane is known.
+        sums[p] = total
+    _divide(rows, sums[:planes], norms)
+
+
+@kernel("void(float32[:, ::1], intp, float64[:, ::1], float32[::1])")
+def _scale_l2_rows(rows, planes, totals, norms):  # type: ignore[no-untyped-def]
+    """Divide each of the finite `rows`, planes interleaved in them, by its norm; `totals` has 4 rows, one a plane."""
+    ny, width = rows.shape
+    for y in range(0, ny, 4):
+        # Four at a time: with one, each addition would have to wait for the last.
+        second, third, fourth = min(y + 1, ny - 1), min(y + 2, ny - 1), min(y + 3, ny - 1)
+        for p in range(planes):
+            a = b = c = d = 0.0
+            for j in range(p, width, planes):
+                a += np.float64(rows[y, j]) * np.float64(rows[y, j])
+                b += np.float64(rows[second, j]) * np.float64(rows[second, j])
+                c += np.float64(rows[third, j]) * np.float64(rows[third, j])
+                d += np.float64(rows[fourth, j]) * np.float64(rows[fourth, j])
+            totals[0, p], totals[1, p], totals[2, p], totals[3, p] = a, b, c, d
+        for k in range(min(4, ny - y)):
+            _divide(rows[y + k : y + k + 1], totals[k], norms)
 
 
 @kernel("void(float32[:, :, :, ::1], float32[:, :, :, ::1], intp, float32, boolean)")
@@ -201,17 +234,18 @@ def _normalise(pixels, out, method, fill, fill_first):  # type: ignore[no-untype
     """Normalise float32 (n, ny, nx, planes) `pixels` into `out`, which may be the same; see `Normalisation`."""
     n, ny, nx, planes = pixels.shape
     width = nx * planes
-    sums, norms = np.empty(width, np.float64), np.empty(width, np.float32)
+    sums, totals, norms = np.empty(width, np.float64), np.empty((4, planes), np.float64), np.empty(width, np.float32)
     plane, scaled, keys = np.empty(ny * nx, np.float32), np.empty(ny * nx, np.float32), np.empty(ny * nx, np.int32)
     for i in range(n):
         y0, y1, x0, x1 = inner_box(pixels[i])
         padded = y1 - y0 < ny or x1 - x0 < nx
-        source = pixels[i]
+        values, to, rows = pixels[i].reshape(ny * width), out[i].reshape(ny * width), out[i].reshape(ny, width)
         if padded and fill_first:
-            out[i] = source
-            source = out[i]
-            _fill_outside(source, y0, y1, x0, x1, fill)
-        values, to, rows = source.reshape(ny * width), out[i].reshape(ny * width), out[i].reshape(ny, width)
+            # Number by number: an assignment of arrays takes seconds to compile.
+            for x in range(values.size):
+                to[x] = values[x]
+            _fill_outside(out[i], y0, y1, x0, x1, fill)
+            values = to
         if method == ROBUST:
             for p in range(planes):
                 for x in range(ny * nx):
@@ -224,8 +258,7 @@ def _normalise(pixels, out, method, fill, fill_first):  # type: ignore[no-untype
         if method == L2:
             _scale_l2(rows, planes, sums, norms)
         elif method == L2_ROWS:
-            for y in range(ny):
-                _scale_l2(rows[y : y + 1], planes, sums, norms)
+            _scale_l2_rows(rows, planes, totals, norms)
         if padded and not fill_first:
             _fill_outside(out[i], y0, y1, x0, x1, fill)
 

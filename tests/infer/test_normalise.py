@@ -168,3 +168,14 @@ def test_padding_as_text():
 def test_an_unknown_method_is_named():
     with pytest.raises(OtrainError, match="'zscore' is unknown"):
         Normalisation("zscore")
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+@pytest.mark.parametrize("ny", [1, 4, 6, 63])
+def test_rows_scaled_together_are_those_scaled_alone_to_the_bit(ny, planes):
+    rng = np.random.default_rng(ny)
+    pixels = rng.normal(100, 10, (2, ny, 64, planes)).astype(np.float32)
+    pixels[0, ny // 2, :, 0] = 0
+    pixels[1, 0, 5, planes - 1] = 3.4e38
+    alone = np.stack([Normalisation("l2").apply(pixels[:, y : y + 1]) for y in range(ny)], axis=1)[:, :, 0]
+    np.testing.assert_array_equal(Normalisation("l2-rows").apply(pixels), alone)
