@@ -152,7 +152,7 @@ def native_shapes(data: Bytes, bounds: Bounds, planes: tuple[str, ...]) -> npt.N
     return _decode(data, bounds, Wanted(planes, (1, 1)), np.empty((0, 1, 1, len(planes)), np.float32)).shapes
 
 
-def inflate(data: bytes, limit: int) -> bytes:
+def inflate(data: bytes | memoryview, limit: int) -> bytes:
     """Decompress gzip data of one member or more.
 
     Parameters
@@ -170,7 +170,7 @@ def inflate(data: bytes, limit: int) -> bytes:
     from isal import isal_zlib
 
     parts, left = [], limit
-    while data.strip(b"\0"):
+    while data:
         member = isal_zlib.decompressobj(wbits=31)
         try:
             parts.append(member.decompress(data, left + 1))
@@ -182,6 +182,8 @@ def inflate(data: bytes, limit: int) -> bytes:
         if not member.eof:
             raise EOFError("gzip data end too early")
         data = member.unused_data
+        if not data.strip(b"\0"):
+            break
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -196,7 +198,7 @@ def _decode(data: Bytes, bounds: Bounds, wanted: Wanted, pixels: Floats) -> Deco
     flags = np.empty(n, np.uint32)
     shapes = np.zeros((n, 2), np.int32)
     numbers = np.full((n_numbers, n), np.nan)
-    codes = np.zeros((n_texts, n, fits_cards.TEXT_WIDTH), np.uint32)
+    codes = np.zeros((n_texts, n, fits_cards.TEXT_WIDTH), np.uint8)
     later = np.zeros((n_numbers + n_texts, n, 2), np.int64)
     fits_kernels.decode_batch(
         data, bounds, plan.words, plan.owners, plan.names, plan.lengths, plan.plane_names, plan.plane_lengths,
@@ -233,10 +235,10 @@ def _decode(data: Bytes, bounds: Bounds, wanted: Wanted, pixels: Floats) -> Deco
     )
 
 
-def _as_text(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.str_]:
+def _as_text(codes: Bytes) -> npt.NDArray[np.str_]:
     used = np.flatnonzero(np.bitwise_or.reduce(codes, axis=0))  # which is vectorised, as any is not
     width = int(used[-1]) + 1 if used.size else 1
-    return np.ascontiguousarray(codes[:, :width]).view(f"<U{width}")[:, 0]
+    return codes[:, :width].astype(np.uint32).view(f"<U{width}")[:, 0]
 
 
 def _finish_values(data: Bytes, later: Bounds, numbers: npt.NDArray[np.float64], texts: list[Any]) -> None:
@@ -270,7 +272,9 @@ def _place(
     for p, image in enumerate(images):
         stored = np.ascontiguousarray(image, ">f4").view(np.uint8).ravel()
         facts = np.array([0, -32, fits_kernels.PLAIN, 0, 0, *image.shape, 1], np.int64)
-        one, found = fits_kernels.place(stored, facts, np.array([1.0, 0.0]), *position, wanted.side == "object", out, p)
+        plane = np.empty(wanted.size, np.float32)
+        one, found = fits_kernels.place(stored, facts, np.array([1.0, 0.0]), *position, wanted.side == "object", plane)
+        out[:, :, p] = plane
         flags |= found
         if one != fits_kernels.DECODED and outcome[0] == fits_kernels.DECODED:
             outcome = (one, p)

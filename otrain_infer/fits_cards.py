@@ -280,9 +280,9 @@ def parse_value(data, at, stop):  # type: ignore[no-untyped-def]
     return _parse_digits(data, at, stop)
 
 
-@kernel("int64(uint8[::1], int64, int64, int64, uint32[::1])")
+@kernel("int64(uint8[::1], int64, int64, int64, uint8[::1])")
 def write_text(data, kind, start, stop, text):  # type: ignore[no-untyped-def]
-    """Write a value that is not a FLOAT as Unicode code points, as Python's str has it, and give its length."""
+    """Write a value that is not a FLOAT in ASCII, as Python's str has it, and give its length."""
     if kind in (TRUE, FALSE):
         word = np.uint64(0x65757254) if kind == TRUE else np.uint64(0x65736C6146)
         length = 4 if kind == TRUE else 5

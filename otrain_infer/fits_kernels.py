@@ -167,7 +167,7 @@ def _judge(values):  # type: ignore[no-untyped-def]
     pattern = values.view(np.uint32)
     highest = np.uint32(0)
     for i in range(values.size):
-        highest = max(highest, pattern[i] & _EXPONENT)
+        highest = max(highest, np.uint32(pattern[i] & _EXPONENT))
     flags = np.int64(_NAN_PIXELS) if highest == _EXPONENT else 0
     i = 0
     while i < values.size and not math.isfinite(values[i]):
@@ -182,12 +182,10 @@ def _judge(values):  # type: ignore[no-untyped-def]
     return DECODED, flags
 
 
-@kernel(
-    "UniTuple(int64, 2)(uint8[::1], int64[::1], float64[::1], float64, float64, boolean, float32[:, :, ::1], int64)"
-)
-def place(data, image, scaling, ypos, xpos, keep_object, out, plane):  # type: ignore[no-untyped-def]
-    """Decode one image into `out[:, :, plane]`, cropped or padded with NaN; give (DECODED or what is wrong, flags)."""
-    ny, nx, planes = out.shape
+@kernel("UniTuple(int64, 2)(uint8[::1], int64[::1], float64[::1], float64, float64, boolean, float32[:, ::1])")
+def place(data, image, scaling, ypos, xpos, keep_object, out):  # type: ignore[no-untyped-def]
+    """Decode one image into `out`, cropped or padded with NaN; give (DECODED or what is wrong, flags)."""
+    ny, nx = out.shape
     bits = image[BITS]
     size = abs(bits) // 8
     square = image[NY] == image[NX]
@@ -198,9 +196,9 @@ def place(data, image, scaling, ypos, xpos, keep_object, out, plane):  # type: i
         flags |= np.int64(_CROPPED)
     if rows < ny or columns < nx:
         flags |= np.int64(_PADDED)
-        out[:, :, plane] = np.nan
+        out[:] = np.nan
     flat = out.reshape(out.size)
-    straight = planes == 1 and columns == nx
+    straight = columns == nx
     values = flat[y_to * nx : (y_to + rows) * nx] if straight else np.empty(rows * columns, np.float32)
     at = image[START] + (y_from * image[NX] + x_from) * size
     if columns == image[NX]:
@@ -211,11 +209,27 @@ def place(data, image, scaling, ypos, xpos, keep_object, out, plane):  # type: i
             _convert(data, at + y * image[NX] * size, image, scaling, bits, row)
     if not straight:
         for y in range(rows):
-            to = np.uint64(((y_to + y) * nx + x_to) * planes + plane)
+            to = np.uint64((y_to + y) * nx + x_to)
             for x in range(columns):
-                flat[to + np.uint64(x * planes)] = values[y * columns + x]
+                flat[to + np.uint64(x)] = values[y * columns + x]
     judgement, found = _judge(values)
     return judgement, flags | found
+
+
+@kernel("void(float32[:, :, ::1], float32[:, :, ::1])")
+def _interleave(apart, out):  # type: ignore[no-untyped-def]
+    """Put (planes, ny, nx) `apart` into (ny, nx, planes) `out`."""
+    planes, n, to = apart.shape[0], apart[0].size, out.reshape(out.size)
+    if planes == 3:
+        # With a step known to the compiler these are vectors, which takes half as long.
+        first, second, third = apart[0].reshape(n), apart[1].reshape(n), apart[2].reshape(n)
+        for i in range(n):
+            to[3 * i], to[3 * i + 1], to[3 * i + 2] = first[i], second[i], third[i]
+    else:
+        for p in range(planes):
+            one = apart[p].reshape(n)
+            for i in range(n):
+                to[i * planes + p] = one[i]
 
 
 @kernel("Tuple((boolean, int64))(uint8[::1], int64[:, ::1], int64, int64)")
@@ -337,6 +351,17 @@ def _is_plain_image(data, start, structural, primary):  # type: ignore[no-untype
     return load_u64(data, at) & _FIVE_BYTES == _IMAGE & _FIVE_BYTES
 
 
+@kernel("void(int64[:, :, ::1], int64[:, ::1], float64[:, ::1], int64, int64, int64)")
+def _keep(wanted, images, scalings, cards, image, to):  # type: ignore[no-untyped-def]
+    """Copy row `cards` of `wanted`, and row `image` of the others, to row `to`."""
+    # Number by number: assignments of arrays take seconds to compile, and longer to run.
+    for k in range(wanted.shape[1]):
+        wanted[to, k, 0], wanted[to, k, 1] = wanted[cards, k, 0], wanted[cards, k, 1]
+    for k in range(images.shape[1]):
+        images[to, k] = images[image, k]
+    scalings[to, 0], scalings[to, 1] = scalings[image, 0], scalings[image, 1]
+
+
 @kernel("int64(int64[:, ::1], float64[:, ::1], int64[:, :, ::1], int64[::1])")
 def _take_only(images, scalings, wanted, groups):  # type: ignore[no-untyped-def]
     """Let the only image of a file answer for the planes; give how many are still missing."""
@@ -352,7 +377,7 @@ def _take_only(images, scalings, wanted, groups):  # type: ignore[no-untyped-def
         if which < 0:
             missing += images[2 + p, N_PLANES] == 0
             continue
-        wanted[2 + p], images[2 + p], scalings[2 + p] = wanted[only], images[only], scalings[only]
+        _keep(wanted, images, scalings, only, only, 2 + p)
         images[2 + p, START] += which * step
     return missing
 
@@ -378,8 +403,8 @@ def _find_planes(  # type: ignore[no-untyped-def]
     images[2:, N_PLANES] = 0
     missing, n_images, position, primary = n_planes, 0, start, True
     while missing > 0 and position < stop:
-        cards = wanted[0] if primary else wanted[1]
-        begin = scan_header(data, position, stop, words, owners, names, lengths, structural, cards)
+        header = 0 if primary else 1
+        begin = scan_header(data, position, stop, words, owners, names, lengths, structural, wanted[header])
         if begin < 0 or not _is_plain_image(data, position, structural, primary):
             return declined
         size = _read_shape(data, structural, begin, images[1], scalings[1])
@@ -395,10 +420,10 @@ def _find_planes(  # type: ignore[no-untyped-def]
         if images[1, N_PLANES] > 0:
             n_images += 1
             if n_images == 1:
-                wanted[only], images[only], scalings[only] = cards, images[1], scalings[1]
+                _keep(wanted, images, scalings, header, 1, only)
             for p in range(n_planes):
                 if images[1, N_PLANES] == 1 and groups[p] == group and images[2 + p, N_PLANES] == 0:
-                    wanted[2 + p], images[2 + p], scalings[2 + p] = cards, images[1], scalings[1]
+                    _keep(wanted, images, scalings, header, 1, 2 + p)
                     missing -= 1
         position = begin + (size + BLOCK - 1) // BLOCK * BLOCK
         if primary:
@@ -431,7 +456,7 @@ def _first_value(data, wanted, key):  # type: ignore[no-untyped-def]
 
 
 @kernel(
-    "boolean(uint8[::1], int64[:, :, ::1], int64[::1], int64[::1], int64, float64[:, ::1], uint32[:, :, ::1],"
+    "boolean(uint8[::1], int64[:, :, ::1], int64[::1], int64[::1], int64, float64[:, ::1], uint8[:, :, ::1],"
     " int64[:, :, ::1])"
 )
 def _read_values(data, wanted, number_keys, text_keys, i, numbers, texts, later):  # type: ignore[no-untyped-def]
@@ -464,7 +489,7 @@ def _read_values(data, wanted, number_keys, text_keys, i, numbers, texts, later)
 @kernel(
     "void(uint8[::1], int64[:, ::1], uint64[::1], int64[:, ::1], uint8[:, ::1], int64[::1], uint8[:, ::1],"
     " int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], boolean, float32[:, :, :, ::1], int64[:, ::1],"
-    " uint32[::1], int32[:, ::1], float64[:, ::1], uint32[:, :, ::1], int64[:, :, ::1])"
+    " uint32[::1], int32[:, ::1], float64[:, ::1], uint8[:, :, ::1], int64[:, :, ::1])"
 )
 def decode_batch(  # type: ignore[no-untyped-def]
     data, bounds, words, owners, names, lengths, plane_names, plane_lengths, plane_groups, groups, number_keys,
@@ -489,7 +514,7 @@ def decode_batch(  # type: ignore[no-untyped-def]
         To be filled, float32 (n, ny, nx, planes), or of no row if the pixels are not asked for.
     outcome, flags, shapes, numbers, texts, later
         To be filled: int64 (n, 2) what became of the file and at which plane; uint32 (n,); int32 (n, 2); float64
-        (numbers, n), NaN before; uint32 (texts, n, width), code points, 0 before; int64 (numbers + texts, n, 2), 0
+        (numbers, n), NaN before; uint8 (texts, n, width), ASCII, 0 before; int64 (numbers + texts, n, 2), 0
         before, [start, stop) of the values left to the caller, stop negative if within a string.
     """
     n_planes = groups.size
@@ -498,6 +523,8 @@ def decode_batch(  # type: ignore[no-untyped-def]
     images = np.zeros((n_planes + 3, IMAGE_FIELDS), np.int64)
     scalings = np.zeros((n_planes + 3, 2), np.float64)
     y_key, x_key = number_keys.size - 2, number_keys.size - 1
+    _, ny, nx, _ = pixels.shape
+    apart = np.empty((n_planes, ny, nx), np.float32)
     for i in range(bounds.shape[0]):
         start, stop = bounds[i]
         status, plane, found = NOT_FITS, 0, np.int64(0)
@@ -515,10 +542,13 @@ def decode_batch(  # type: ignore[no-untyped-def]
         if status == DECODED and pixels.shape[0] > 0:
             ypos, xpos = numbers[y_key, i], numbers[x_key, i]
             for p in range(n_planes):
-                one, more = place(data, images[2 + p], scalings[2 + p], ypos, xpos, keep_object, pixels[i], p)
+                out = pixels[i].reshape(ny, nx) if n_planes == 1 else apart[p]
+                one, more = place(data, images[2 + p], scalings[2 + p], ypos, xpos, keep_object, out)
                 found |= more
                 if one != DECODED and status == DECODED:
                     status, plane = one, p
+            if n_planes > 1:
+                _interleave(apart, pixels[i])
         flags[i] = found
         if status == NO_PLANE:
             flags[i] = _MISSING_PLANE
