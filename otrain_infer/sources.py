@@ -228,20 +228,24 @@ def load(sources: Sequence[Source], buffer: Buffer | None = None, enough: int | 
     bounds = _read_together(sources, buffer, enough)
     for row in np.flatnonzero(bounds[:, 0] == file_kernels.TOO_LARGE).tolist():
         bounds[row], reasons[row] = 0, _too_large()
-    for row in np.flatnonzero((bounds[:, 0] < 0) | _are_gzipped(buffer.data, bounds)).tolist():
-        start = buffer.stop
+    rows = np.flatnonzero((bounds[:, 0] < 0) | _are_gzipped(buffer.data, bounds))
+    # Plain numbers: numpy takes long over each that is read or written alone.
+    places = bounds[rows].tolist()
+    for k, row in enumerate(rows.tolist()):
+        (first, last), start = places[k], buffer.stop
         try:
-            if bounds[row, 0] < 0:
+            if first < 0:
                 _append(buffer, sources[row])
             else:
-                buffer.append(inflate(buffer.data[slice(*bounds[row])].tobytes(), LARGEST_FILE))
+                buffer.append(inflate(buffer.data.data[first:last], LARGEST_FILE))
         except UNREADABLE as error:
             buffer.stop = start
             reasons[row] = getattr(error, "strerror", None) or str(error)
-        bounds[row] = start, buffer.stop
+        places[k] = [start, buffer.stop]
         if enough is not None and buffer.stop > enough:
-            bounds = bounds[: row + 1]
+            bounds, rows = bounds[: row + 1], rows[: k + 1]
             break
+    bounds[rows] = np.array(places, np.int64).reshape(-1, 2)[: len(rows)]
     return Arena(buffer.data, bounds, {row: why for row, why in reasons.items() if row < len(bounds)})
 
 

@@ -612,6 +612,7 @@ def test_real_cutouts_are_read_as_astropy_reads_them() -> None:
 def test_inflate_takes_several_members_and_refuses_damage() -> None:
     raw = SAMPLES["single"]
     assert inflate(gzip.compress(raw[:100]) + gzip.compress(raw[100:]), 1 << 20) == raw
+    assert inflate(memoryview(gzip.compress(raw[:100]) + gzip.compress(raw[100:]) + bytes(3)), 1 << 20) == raw
     packed = gzip.compress(raw)
     damaged = packed[:200] + bytes([packed[200] ^ 255]) + packed[201:]
     for bad in (packed[:-1], packed[:-9], packed[: len(packed) // 2], packed[:5], damaged, b"\x1f\x8b"):
