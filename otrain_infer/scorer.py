@@ -33,6 +33,8 @@ Outputs = list[Scores]
 BATCH_SIZE = 64
 """Rows of a micro-batch: past these a processor gains nothing, and memory grows."""
 
+_CHUNKS_RESCORED = 4  # at a time, so that the rows that are scored again fill a batch
+
 PRECISIONS = ("auto", "int8", "fp32")
 
 
@@ -263,7 +265,10 @@ class Scorer:
     def score_each_with_spread(self, sources: Sequence[Source]) -> Iterator[tuple[Cutouts, Scores, Scores]]:
         """Read and score as `score_each` does, and give the spreads as of `score_pixels_with_spread` besides."""
         self._reopen_after_fork()
-        yield from map_in_order(self._read_and_score, split(sources, max(CHUNK, self.batch_size)), self.threads)
+        rows = max(CHUNK, self.batch_size)
+        if self._rescores:
+            rows *= _CHUNKS_RESCORED
+        yield from map_in_order(self._read_and_score, split(sources, rows), self.threads)
 
     def _reopen_after_fork(self) -> None:
         if self._pid != os.getpid():
@@ -274,8 +279,9 @@ class Scorer:
             cutouts = self.reader.read(sources, room.take(len(sources)))
             starts = range(0, len(cutouts), self.batch_size)
             batches = (cutouts.pixels[start : start + self.batch_size] for start in starts)
-            # The decoder has judged which are blank.
-            found = _join((self._run(batch, self._outputs) for batch in batches), len(self._outputs))
+            # The decoder has judged which are blank. Scaled where they are, they stay in the cache.
+            run = partial(self._run, outputs=self._outputs, in_place=not self._rescores)
+            found = _join(map(run, batches), len(self._outputs))
             for each in found:
                 each[~cutouts.usable] = np.nan
             self._rescore(cutouts.pixels, found, self._outputs)
@@ -290,9 +296,13 @@ class Scorer:
             each[blank] = np.nan
         return found
 
+    @property
+    def _rescores(self) -> bool:
+        return bool(self.card.cascade) and self.precision == "int8" and self._asked_precision == "auto"
+
     def _rescore(self, pixels: Pixels, found: Outputs, outputs: list[str]) -> None:
         """Put what the network itself gives in the place of int8 scores that are not to be relied on."""
-        if not (self.card.cascade and self.precision == "int8" and self._asked_precision == "auto"):
+        if not (self.card.cascade and self._rescores):
             return
         near = np.flatnonzero(self.card.cascade.is_near(found[0]))
         for start in range(0, len(near), self.batch_size):
@@ -303,9 +313,9 @@ class Scorer:
         with self._counting:
             self._rescored += len(near)
 
-    def _run(self, raw: Pixels, outputs: list[str], precisely: bool = False) -> Outputs:
+    def _run(self, raw: Pixels, outputs: list[str], precisely: bool = False, in_place: bool = False) -> Outputs:
         with self._rooms.lend() as room:
-            feed = {INPUT: self.card.normalisation.apply(raw, room.take(len(raw)))}
+            feed = {INPUT: self.card.normalisation.apply(raw, raw if in_place else room.take(len(raw)))}
             if self.card.cascade:
                 feed[PRECISE] = np.array(precisely or self.precision == "fp32")
             found: Outputs = self._compute(outputs, feed)

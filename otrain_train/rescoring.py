@@ -49,11 +49,12 @@ def choose_intervals(
     """
     before, after = _log_odds(network), _log_odds(copy)
     intervals = []
-    for centre in sorted(float(_log_odds(np.float64(value))) for value in thresholds.values() if 0 < value < 1):
+    for threshold in sorted(value for value in thresholds.values() if 0 < value < 1):
+        centre = float(_log_odds(threshold))
         about = (np.abs(after - centre) <= _REACH) | (np.abs(before - centre) <= _REACH)
         moves = np.sort((after - before)[about] if about.any() else after - before)
         width = _width(after - centre, moves, _PLANNED * max_flips)
-        intervals.append((_score(centre - width), _score(centre + width)))
+        intervals.append((min(threshold, _score(centre - width)), max(threshold, _score(centre + width))))
     return tuple(intervals)
 
 
