@@ -211,7 +211,8 @@ def test_where_no_call_may_change_all_that_could_are_scored_again():
 
 def test_a_copy_that_moves_nothing_needs_no_more_than_its_thresholds():
     _, network = moved(500, seed=3)
-    assert choose_intervals({"t": 0.3}, network, network, 0.001) == ((0.3, 0.3),)
+    ((low, high),) = choose_intervals({"t": 0.3}, network, network, 0.001)
+    assert low <= 0.3 <= high < low + 1e-9
 
 
 def test_the_command_says_what_it_costs(network, tmp_path, capsys):
