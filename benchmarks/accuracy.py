@@ -3,7 +3,7 @@
 Each recipe is trained, exported to ONNX, and scores the test rows with `otrain_infer.Scorer`; the figures are of those
 scores. Recipes:
 
-- a network of `otrain_train`, with its defaults, calibrated on its holdout rows; `mini` learns for 30 epochs from the
+- a network of `otrain_train`, with its defaults, calibrated on its holdout rows; `mini` learns for 60 epochs from the
   scores of three `lite` besides, which have been trained on the same rows, once for all seeds;
 - `original`: the network, the pixels and the training of the original O'TRAIN, in plain Keras: raw pixels, batches of
   1,024, Adam 1e-3, categorical cross-entropy, no augmentation, the last epoch kept.
@@ -50,7 +50,7 @@ FOLDS = 5
 DIFFICULTIES = {"easy": (10.0, 100.0), "middling": (5.0, 100.0), "hard": (3.0, 30.0)}
 """Signal-to-noise ratio of the faintest and of the brightest real mock cutouts."""
 
-TAUGHT = {"mini": TrainSettings(network="mini", epochs=30)}
+TAUGHT = {"mini": TrainSettings(network="mini", epochs=60)}
 """Networks that learn from a teacher."""
 
 TEACHERS = TrainSettings(seeds=(100, 101, 102))

@@ -2,7 +2,7 @@
 
 Variants of `lite` and `mini`, these among them, are trained on mock cutouts as `benchmarks/accuracy.py` trains, but on
 other ones than there, so that what is chosen here is not judged on what it was chosen for. Those that are taught learn
-from the scores of three `lite` besides the labels, for 30 epochs. Beside the AUC on 6,000 hard mock cutouts that none
+from the scores of three `lite` besides the labels, for 60 epochs. Beside the AUC on 6,000 hard mock cutouts that none
 has seen stands the processor time that ONNX Runtime takes for a cutout, one thread, float32, batches of 64. In the
 table c16 is a convolution of 3x3 pixels to 16 channels, s16 a separable one, k16 one of 5x5, k16/2 one that takes every
 second place; avg and max are pools of 2x2.
