@@ -18,7 +18,7 @@ Data sets:
 
 Each training is a line in the file of results, which a later run takes over: the benchmark can be stopped at any time.
 
-    python benchmarks/accuracy.py [--recipes lite otrain original-10] [--seeds 0 1 2 3 4] [--results FILE]
+    python benchmarks/accuracy.py [--recipes lite otrain original-10] [--seeds 0 1 2 3 4] [--results FILE] [--known]
 """
 
 import argparse
@@ -197,6 +197,8 @@ def run_all(sets, options):
                 key = [data.name, recipe, "" if recipe.startswith("original") else variant, seed]
                 if data.name == "ZTF, nights left out" and recipe != "lite":
                     continue
+                if options.known and tuple(key) not in known:
+                    continue
                 asked.append(tuple(key))
                 if tuple(key) not in known:
                     known[tuple(key)] = measure(data, recipe, options, seed)
@@ -258,6 +260,7 @@ def main():
     parser.add_argument("--mock", type=int, default=2000, help="mock cutouts to train on; 0 leaves them out")
     parser.add_argument("--difficulties", nargs="+", default=list(DIFFICULTIES), choices=DIFFICULTIES)
     parser.add_argument("--results", type=Path, help="file of results to add to, and to take over")
+    parser.add_argument("--known", action="store_true", help="print what that holds, and train nothing")
     options = parser.parse_args()
     print(describe_machine())
     with tempfile.TemporaryDirectory() as workspace:

@@ -7,7 +7,7 @@ has seen stands the processor time that ONNX Runtime takes for a cutout, one thr
 table c16 is a convolution of 3x3 pixels to 16 channels, s16 a separable one, k16 one of 5x5, k16/2 one that takes every
 second place; avg and max are pools of 2x2.
 
-    python benchmarks/networks.py [--variants NAME ...] [--seeds 0 1 2] [--results FILE]
+    python benchmarks/networks.py [--variants NAME ...] [--seeds 0 1 2] [--results FILE] [--known]
 """
 
 import argparse
@@ -144,12 +144,20 @@ def main():
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, help="file of results to add to, and to take over")
+    parser.add_argument("--known", action="store_true", help="print what that holds, and train nothing")
     options = parser.parse_args()
     print(describe_machine())
     known = {}
     if options.results and options.results.exists():
         lines = map(json.loads, options.results.read_text().splitlines())
         known = {(line["variant"], line["seed"]): line["figures"] for line in lines}
+    if not options.known:
+        train_missing(options, known)
+    print_table(options, known)
+
+
+def train_missing(options, known):
+    """Train and measure what is not known yet, and note it."""
     data = hard_set()
     asked = SimpleNamespace(normalisation="l2", augmentation=None)
     for seed in options.seeds:
@@ -162,10 +170,15 @@ def main():
                 if options.results:
                     with options.results.open("a") as file:
                         file.write(json.dumps(line) + "\n")
+
+
+def print_table(options, known):
     print("| variant | centre | whole | joined | taught | seeds | AUC | MCC | MMAC | parameters | µs |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
-    for name in sorted(options.variants, key=lambda each: -np.mean([known[each, s]["auc"] for s in options.seeds])):
-        runs = [known[name, seed] for seed in options.seeds]
+    found = {name: [known[name, s] for s in options.seeds if (name, s) in known] for name in options.variants}
+    measured = [name for name, runs in found.items() if runs]
+    for name in sorted(measured, key=lambda each: -np.mean([run["auc"] for run in found[each]])):
+        runs = found[name]
         cost, microseconds = cost_of(name)
         aucs = [run["auc"] for run in runs]
         said = VARIANTS[name]
