@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,7 @@ def write_result(path, key, found):
             file.write(json.dumps({"key": key, "figures": found, "machine": describe_machine()}) + "\n")
 
 
+@cache
 def cost_of(recipe, shape):
     """Count the multiply-adds and parameters of a recipe's network."""
     network = build("otrain" if recipe.startswith("original") else recipe, shape)

@@ -14,7 +14,7 @@ from otrain_infer.chunks import map_in_order, split
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
 from otrain_infer.lending import Lender
-from otrain_infer.sources import Arena, Buffer, Source, list_sources, load_in_parts, name_of
+from otrain_infer.sources import Arena, Buffer, Source, list_sources, load_in_parts, names_of
 
 NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS", "MJD")
 TEXTS = ("CANDID", "FILTER", "FILE", "OBJECTID")
@@ -163,7 +163,7 @@ class CutoutReader:
         decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
         header = _header(decoded)
         flags = decoded.flags | _header_flags(header, decoded.texts["EDGE"], decoded.flags)
-        names = np.array([name_of(source) for source in sources], np.str_)
+        names = np.array(names_of(sources), np.str_)
         return Cutouts(names, pixels, header, flags, decoded.reasons | arena.reasons)
 
 

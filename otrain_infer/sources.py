@@ -313,8 +313,11 @@ def _too_large() -> str:
     return f"larger than {LARGEST_FILE >> 20} MiB, so not a cutout"
 
 
-def name_of(source: Source) -> str:
-    """Give the path of a source, the name of a file object, or an empty text for bytes."""
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return str(getattr(source, "name", ""))
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """Give the path of each source, the name of a file object, or an empty text for bytes."""
+    if set(map(type, sources)) == {str}:
+        return list(sources)  # type: ignore[arg-type]
+    return [
+        os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", ""))
+        for source in sources
+    ]

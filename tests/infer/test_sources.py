@@ -11,7 +11,7 @@ from openings import opened
 
 from otrain_infer import Scorer, read_cutouts
 from otrain_infer.errors import SourceError
-from otrain_infer.sources import Buffer, find_cutouts, load, name_of
+from otrain_infer.sources import Buffer, find_cutouts, load, names_of
 
 
 def touch(folder, *names):
@@ -93,9 +93,13 @@ def test_the_arena_grows(tmp_path):
 
 
 def test_names(tmp_path):
-    assert name_of(tmp_path / "a.fits") == str(tmp_path / "a.fits")
-    assert name_of(b"...") == ""
-    assert name_of(io.BytesIO()) == ""
+    assert names_of([tmp_path / "a.fits", b"...", io.BytesIO(), "b.fits"]) == [
+        str(tmp_path / "a.fits"),
+        "",
+        "",
+        "b.fits",
+    ]
+    assert names_of(["b.fits", "a.fits"]) == ["b.fits", "a.fits"]
 
 
 def contents(arena):
