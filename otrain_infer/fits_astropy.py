@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 CARD, BLOCK = 80, 2880
+_EXTENSION = b"XTENSION"
 
 # An image of more pixels is no cutout; a damaged header must not cost the memory that it asks for.
 MAX_PIXELS = 1 << 26
@@ -87,7 +88,7 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
         warnings.simplefilter("ignore")
         try:
             with fits.open(io.BytesIO(raw), memmap=False, lazy_load_hdus=True) as hdus:
-                return _read_planes(hdus, len(raw), groups, names, keywords, pixels)
+                return _read_planes(hdus, raw, groups, names, keywords, pixels)
         except UnreadableError:
             raise
         except _ERRORS as error:
@@ -98,7 +99,7 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
 
 
 def _read_planes(
-    hdus: Any, size: int, groups: Sequence[int], names: Mapping[str, int], keywords: Sequence[str], pixels: bool
+    hdus: Any, raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: Sequence[str], pixels: bool
 ) -> Cutout:
     from astropy.io.fits import GroupsHDU, ImageHDU, PrimaryHDU
 
@@ -122,12 +123,14 @@ def _read_planes(
                 found[p] = (hdu, 0)
         if None not in found:
             break
+    if None in found and last is not None:
+        _check_end(last, raw)
     if None in found and len(images) == 1:
         found = [one or other for one, other in zip(_take_only(*images[0], groups), found, strict=True)]
     headers = [hdu.header for hdu in dict.fromkeys([primary, *(each[0] for each in found if each)])]
     values = {keyword: _value(headers, keyword) for keyword in keywords}
     if None in found:
-        _check_complete(last, size)
+        _check_complete(last, len(raw))
         return Cutout([], found.index(None), (0, 0), values)
     for hdu, _ in found:
         if math.prod(hdu.shape) > MAX_PIXELS:
@@ -146,6 +149,15 @@ def _take_only(hdu: Any, shape: tuple[int, ...], groups: Sequence[int]) -> list[
 
 def _plane(data: npt.NDArray[Any], index: int) -> npt.NDArray[np.float32]:
     return np.asarray(data.reshape(-1, *data.shape[-2:])[index], np.float32)
+
+
+def _check_end(hdu: Any, raw: bytes) -> None:
+    """Raise if behind the last HDU there is another one, which astropy left out, for the file ends before it does."""
+    if hasattr(hdu, "fileinfo"):
+        place = hdu.fileinfo()
+        end = place["datLoc"] + place["datSpan"]
+        if raw[end : end + len(_EXTENSION)] == _EXTENSION:
+            raise UnreadableError("it is truncated")
 
 
 def _check_complete(hdu: Any, size: int) -> None:

@@ -159,6 +159,8 @@ def open_pretrained(path: Path) -> Pretrained:
     model = path.with_suffix(MODEL)
     beside = [path.with_suffix(ending) for ending in NETWORKS if path.with_suffix(ending).is_file()]
     network = path if path.suffix in NETWORKS else next(iter(beside), path.with_suffix(NETWORKS[0]))
+    if not (model.is_file() or network.is_file()):
+        raise ModelError(f"there is no model '{path}'")
     for needed, other in ((model, network), (network, model)):
         if not needed.is_file():
             raise ModelError(

@@ -60,13 +60,17 @@ class ModelFiles:
         """The datacube of the validation rows."""
         return self.folder / "validation_set" / "cube_validation.npz"
 
-    def protect(self, cube: Path, pretrained: Path | None = None) -> None:
+    def protect(self, cube: Path, pretrained: Path | None = None, teacher: Path | None = None) -> None:
         """Raise an error where what a training reads would be lost, or its files cannot have these names."""
         if self.validation.exists() and cube.exists() and self.validation.samefile(cube):
             raise UsageError(f"'{cube}' would be replaced by the validation rows of this training: copy it elsewhere")
         refused = (self.refused.model, self.refused.network)
         if pretrained and any(each.exists() and pretrained.exists() and each.samefile(pretrained) for each in refused):
             raise UsageError(f"'{pretrained}' is where this training puts a model that it refuses: rename it")
+        if teacher and teacher.with_suffix("").resolve() == self.model.with_suffix("").resolve():
+            raise UsageError(
+                f"'{teacher}' would be replaced by the model that learns from it: give another --model-name"
+            )
         for file in (self.model, self.network, *refused):
             if file.is_dir():
                 raise OutputError(f"'{file}' is a folder: give another --model-name")

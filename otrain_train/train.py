@@ -156,7 +156,7 @@ def _own_files(files: ModelFiles, settings: TrainSettings) -> Iterator[ModelFile
 
 
 def _prepare(cube: Path, files: ModelFiles, settings: TrainSettings, around: RunSettings) -> _Task:
-    files.protect(cube, around.pretrained)
+    files.protect(cube, around.pretrained, around.teacher)
     start = open_pretrained(around.pretrained) if around.pretrained else None
     teacher = open_pretrained(around.teacher) if around.teacher else None
     settings = start.settle(settings) if start else settings

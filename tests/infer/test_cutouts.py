@@ -230,3 +230,13 @@ def test_large_files_are_read_in_parts(folder, tmp_path, monkeypatch):
         assert found.header["CANDID"].tolist() == expected.header["CANDID"].tolist()
         assert found.reasons == expected.reasons
     assert max(held) < 120_000
+
+
+@pytest.mark.parametrize("length", [8720, 9640, 10080])
+def test_a_file_that_ends_within_the_next_header_does_not_answer_with_the_planes_it_has(length):
+    planes = [fits.ImageHDU(np.arange(576, dtype=np.float32).reshape(24, 24), name=name) for name in ("SCI", "DIFF")]
+    file = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), *planes]).writeto(file)
+    cutouts = read_cutouts([file.getvalue()[:length]], planes=("DIFF",), size=(24, 24))
+    assert cutouts.flags[0] == CutoutFlag.UNREADABLE
+    assert cutouts.reasons[0] == "it is truncated"

@@ -116,6 +116,10 @@ def _ask_astropy(raw: bytes, wanted: Wanted) -> Expected:
         if all(plane in named for plane in asked):
             break
     found: list[tuple[Any, int]] = [(named[plane], 0) for plane in asked if plane in named]
+    # astropy leaves out an extension whose header, or compressed data, are cut off.
+    place = hdu.fileinfo() if hasattr(hdu, "fileinfo") else {"datLoc": len(raw), "datSpan": 0}
+    if len(found) < len(asked) and raw[place["datLoc"] + place["datSpan"] :].startswith(b"XTENSION"):
+        raise ValueError("truncated")
     if len(found) < len(asked) and len(images) == 1:
         shape = images[0].shape
         count = 1 if len(shape) == 2 else shape[0]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from otrain_infer.errors import DatacubeError, UsageError
+from otrain_infer.errors import DatacubeError, ModelError, UsageError
 from otrain_infer.scorer import Scorer
 from otrain_train.cli import train as train_command
 from otrain_train.datacube import Datacube
@@ -115,6 +115,19 @@ def test_a_training_that_was_killed_does_not_go_on_with_another_teacher(work, tm
 def test_what_brings_a_normalisation_as_well_is_refused(work, tmp_path, other):
     with pytest.raises(UsageError, match=f"as --{other} does: give one of them"):
         taught(work, tmp_path, **{other: 3 if other == "tune" else work / "CNN_training" / "TEACHER.onnx"})
+
+
+@pytest.mark.parametrize("name", ["TEACHER.onnx", "TEACHER.keras", "../CNN_training/TEACHER.onnx"])
+def test_a_teacher_is_not_replaced_by_what_learns_from_it(work, name):
+    before = (work / "CNN_training" / "TEACHER.onnx").read_bytes()
+    with pytest.raises(UsageError, match="would be replaced by the model that learns from it"):
+        train(work / "c.npz", work, "TEACHER", SETTINGS, RunSettings(teacher=work / "CNN_training" / name))
+    assert (work / "CNN_training" / "TEACHER.onnx").read_bytes() == before
+
+
+def test_a_teacher_that_is_not_there_is_named(work, tmp_path):
+    with pytest.raises(ModelError, match=r"there is no model '.*nosuch\.onnx'"):
+        train(work / "c.npz", tmp_path, "N", SETTINGS, RunSettings(teacher=tmp_path / "nosuch.onnx"))
 
 
 def test_a_datacube_of_another_size_is_refused(work, tmp_path):
