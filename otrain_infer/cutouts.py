@@ -14,7 +14,7 @@ from otrain_infer.chunks import map_in_order, split
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
 from otrain_infer.lending import Lender
-from otrain_infer.sources import Arena, Buffer, Source, list_sources, load_in_parts, names_of
+from otrain_infer.sources import Buffer, Source, list_sources, load_in_parts, names_of
 
 NUMBERS = ("MAG", "MAGERR", "FWHM", "FWHMPSF", "RA", "DEC", "XPOS", "YPOS", "MJD")
 TEXTS = ("CANDID", "FILTER", "FILE", "OBJECTID")
@@ -145,26 +145,21 @@ class CutoutReader:
         """
         if pixels is None:
             pixels = np.empty((len(sources), *self.size, len(self.planes)), np.float32)
-        parts: list[Cutouts] = []
-        done = 0
-        with _buffers.lend() as buffer:
-            for arena in load_in_parts(sources, buffer):
-                rows = slice(done, done + len(arena.bounds))
-                parts.append(self._decode(arena, sources[rows], pixels[rows]))
-                done = rows.stop
-        if len(parts) == 1:
-            return parts[0]
-        return replace(Cutouts.concatenate([part.without_pixels() for part in parts]), pixels=pixels)
-
-    def _decode(self, arena: Arena, sources: Sequence[Source], pixels: npt.NDArray[np.float32]) -> Cutouts:
         numbers = (*NUMBERS, SYNONYMS["MAG"])
         texts = (*TEXTS, SYNONYMS["CANDID"], "EDGE")
-        wanted = fits.Wanted(self.planes, self.size, numbers, texts, self.side)
-        decoded = fits.decode(arena.data, arena.bounds, wanted, pixels)
+        decoder = fits.Decoder(fits.Wanted(self.planes, self.size, numbers, texts, self.side), len(sources), pixels)
+        reasons: dict[int, str] = {}
+        done = 0
+        with _buffers.lend() as buffer:
+            for arena in load_in_parts(sources, buffer, decoder.read_files):
+                decoder.decode(arena.data, arena.bounds)
+                reasons |= {done + row: why for row, why in arena.reasons.items()}
+                done += len(arena.bounds)
+        decoded = decoder.result()
         header = _header(decoded)
         flags = decoded.flags | _header_flags(header, decoded.texts["EDGE"], decoded.flags)
         names = np.array(names_of(sources), np.str_)
-        return Cutouts(names, pixels, header, flags, decoded.reasons | arena.reasons)
+        return Cutouts(names, pixels, header, flags, decoded.reasons | reasons)
 
 
 def check_planes(planes: Sequence[str]) -> None:
@@ -183,9 +178,11 @@ def _says_edge(text: str) -> bool:
 def _header(decoded: fits.Decoded) -> dict[str, npt.NDArray[Any]]:
     found = {**decoded.numbers, **decoded.texts}
     for key, other in SYNONYMS.items():
-        found[key] = np.where(_is_missing(found[key]), found[other], found[key])
+        missing = _is_missing(found[key])
+        if missing.any():
+            found[key] = np.where(missing, found[other], found[key])
     # All at once: for a few rows, a call of numpy costs more than what it does.
-    numbers = np.stack([found[key] for key in NUMBERS])
+    numbers = np.array([found[key] for key in NUMBERS])
     numbers[~np.isfinite(numbers) | (numbers == SENTINEL)] = np.nan
     return {key: found[key] for key in TEXTS} | dict(zip(NUMBERS, numbers, strict=True))
 
@@ -204,8 +201,9 @@ def _header_flags(
             flags[edge == text] |= _EDGE
     columns = [edge if key == "EDGE" else header[key] for key in REQUIRED]
     missing = np.logical_or.reduce([_is_missing(column) for column in columns])
-    # Of a file that could not be read, nothing is known of its header.
-    flags[missing & ((pixel_flags & _UNREADABLE) == 0)] |= _MISSING_KEYWORD
+    if missing.any():
+        # Of a file that could not be read, nothing is known of its header.
+        flags[missing & ((pixel_flags & _UNREADABLE) == 0)] |= _MISSING_KEYWORD
     return flags
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer import fits_astropy, fits_cards, fits_kernels
+from otrain_infer import file_kernels, fits_astropy, fits_cards, fits_kernels
 from otrain_infer.errors import UsageError
 from otrain_infer.flags import UNUSABLE, CutoutFlag
 
@@ -88,20 +88,152 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """`Wanted` as the kernels take it."""
+    """`Wanted` as the kernels take it, and as astropy's reader does.
 
-    words: npt.NDArray[np.uint64]
-    owners: npt.NDArray[np.int64]
-    names: Bytes
-    lengths: npt.NDArray[np.int64]
-    plane_names: Bytes
-    plane_lengths: npt.NDArray[np.int64]
-    plane_groups: npt.NDArray[np.int64]
-    groups: npt.NDArray[np.int64]
-    number_keys: npt.NDArray[np.int64]
-    text_keys: npt.NDArray[np.int64]
+    Attributes
+    ----------
+    kernel
+        `fits_kernels.PLAN`.
+    numbers, texts
+        The keyword of each column, in capitals.
+    y_column, x_column
+        Which columns of numbers are YPOS and XPOS.
+    keywords
+        All of them, once.
+    groups
+        Of the planes.
+    names_of_planes
+        The group to which a plane of this name belongs.
+    """
+
+    kernel: tuple[Any, ...]
+    numbers: tuple[str, ...]
+    texts: tuple[str, ...]
+    y_column: int
+    x_column: int
     keywords: tuple[str, ...]
+    groups: list[int]
     names_of_planes: dict[str, int]
+
+
+class Decoder:
+    """Decodes files into rows, in one go or in several.
+
+    Parameters
+    ----------
+    wanted
+        What to take from each file.
+    n
+        How many files there will be.
+    pixels
+        Where to put the pixels, float32 (n, ny, nx, planes), C-contiguous; of no row if they are not asked for. Missing
+        pixels and unusable rows become NaN.
+
+    Raises
+    ------
+    UsageError
+        When no plane is asked for.
+    """
+
+    def __init__(self, wanted: Wanted, n: int, pixels: Floats) -> None:
+        if not wanted.planes:
+            raise UsageError("no plane is asked for")
+        self._wanted, self._plan, self._pixels = wanted, _plan(wanted), pixels
+        n_numbers, n_texts = len(self._plan.numbers), len(self._plan.texts)
+        self._outcome = np.zeros((n, 3), np.int64)
+        self._flags = np.zeros(n, np.uint32)
+        self._shapes = np.zeros((n, 2), np.int32)
+        self._numbers = np.full((n_numbers, n), np.nan)
+        self._codes = np.zeros((n_texts, n, fits_cards.TEXT_WIDTH), np.uint8)
+        self._widths = np.ones(n_texts, np.int64)
+        self._later = np.zeros((n_numbers + n_texts, n, 2), np.int64)
+        self._rows = (
+            pixels, self._outcome, self._flags, self._shapes, self._numbers, self._codes, self._widths, self._later,
+        )  # fmt: skip
+        self._done, self._declined = 0, 0
+        self._texts: list[tuple[int, int, str]] = []
+        self._reasons: dict[int, str] = {}
+
+    def read_files(self, *reading: Any) -> None:
+        """Read files as `file_kernels.read_files` does, and use up those that can be decoded at once."""
+        file_kernels.decode_files(*reading, self._done, self._plan.kernel, self._rows)
+
+    def decode(self, data: Bytes, bounds: Bounds) -> None:
+        """Decode the next files, but for those that are used up already.
+
+        Parameters
+        ----------
+        data
+            The bytes of all files, uint8 (m,).
+        bounds
+            [start, stop) of each file in `data`, int64 (k, 2).
+
+        Raises
+        ------
+        UsageError
+            When `bounds` reach beyond `data`.
+        """
+        first, self._done = self._done, self._done + len(bounds)
+        odd = fits_kernels.decode_batch(data, bounds, first, self._plan.kernel, self._rows)
+        if odd < 0:
+            raise UsageError(f"bounds of files reach beyond the {data.size} bytes there are")
+        if odd > 0:
+            self._finish(data, bounds, first)
+
+    def result(self) -> Decoded:
+        """Give what was found."""
+        texts = [_as_text(codes[:, :width]) for codes, width in zip(self._codes, self._widths.tolist(), strict=True)]
+        for column, row, text in self._texts:
+            _put_text(texts, column, row, text)
+        numbers = dict(zip(self._wanted.numbers, self._numbers, strict=False))
+        by_keyword = dict(zip(self._wanted.texts, texts, strict=True))
+        return Decoded(self._flags, self._shapes, numbers, by_keyword, self._reasons, self._declined)
+
+    def _finish(self, data: Bytes, bounds: Bounds, first: int) -> None:
+        """Do what the kernels left to Python."""
+        rows = slice(first, first + len(bounds))
+        for column, i in np.argwhere(self._later[:, rows, 0]).tolist():
+            self._read_value(column, first + i, data)
+        status = self._outcome[rows, fits_kernels.STATUS]
+        for i in np.flatnonzero(status == fits_kernels.DECLINED).tolist():
+            self._read_with_astropy(first + i, data[bounds[i, 0] : bounds[i, 1]].tobytes())
+        for row in (first + np.flatnonzero(self._flags[rows] & UNUSABLE)).tolist():
+            if row not in self._reasons:
+                status, plane, _ = self._outcome[row].tolist()
+                self._reasons[row] = _reason(status, self._wanted.planes[plane])
+
+    def _read_value(self, column: int, row: int, data: Bytes) -> None:
+        """Read a number of many digits or within a string, or a float to be given as text."""
+        start, stop = self._later[column, row].tolist()
+        token = data[start : abs(stop)].tobytes().decode("ascii")
+        if stop > 0:  # it was not within a string
+            token = token.replace("D", "E").replace("d", "e")
+        if column < len(self._numbers):
+            self._numbers[column, row] = _as_number(token)
+        else:
+            self._texts.append((column - len(self._numbers), row, str(float(token))))
+
+    def _read_with_astropy(self, row: int, raw: bytes) -> None:
+        plan, asked = self._plan, len(self._pixels) > 0
+        self._declined += 1
+        try:
+            cutout = fits_astropy.read(raw, plan.groups, plan.names_of_planes, plan.keywords, asked)
+        except fits_astropy.UnreadableError as error:
+            self._flags[row], self._reasons[row] = CutoutFlag.UNREADABLE, str(error)
+            cutout = fits_astropy.Cutout([], -1, (0, 0), dict.fromkeys(plan.keywords))
+        self._shapes[row] = cutout.shape
+        for column, key in enumerate(plan.numbers):
+            self._numbers[column, row] = _as_number(cutout.values[key])
+        for column, key in enumerate(plan.texts):
+            value = cutout.values[key]
+            self._texts.append((column, row, "" if value is None else str(value).strip()))
+        if cutout.missing >= 0:
+            self._flags[row] = CutoutFlag.MISSING_PLANE
+            self._outcome[row] = fits_kernels.NO_PLANE, cutout.missing, 0
+        if cutout.images:
+            position = self._numbers[[plan.y_column, plan.x_column], row]
+            self._flags[row], outcome = _place(cutout.images, self._wanted, position, self._pixels[row])
+            self._outcome[row] = *outcome, 0
 
 
 def decode(data: Bytes, bounds: Bounds, wanted: Wanted, pixels: Floats) -> Decoded:
@@ -127,11 +259,11 @@ def decode(data: Bytes, bounds: Bounds, wanted: Wanted, pixels: Floats) -> Decod
     UsageError
         When no plane is asked for, or `bounds` or `pixels` do not fit the rest.
     """
-    if not wanted.planes:
-        raise UsageError("no plane is asked for")
+    decoder = Decoder(wanted, len(bounds), pixels)
     if pixels.shape != (len(bounds), *wanted.size, len(wanted.planes)):
         raise UsageError(f"pixels of shape {pixels.shape} do not fit {len(bounds)} cutouts of {wanted}")
-    return _decode(data, bounds, wanted, pixels)
+    decoder.decode(np.require(data, np.uint8, ("C", "W")), np.ascontiguousarray(bounds, np.int64))
+    return decoder.result()
 
 
 def native_shapes(data: Bytes, bounds: Bounds, planes: tuple[str, ...]) -> npt.NDArray[np.int32]:
@@ -149,7 +281,9 @@ def native_shapes(data: Bytes, bounds: Bounds, planes: tuple[str, ...]) -> npt.N
     ndarray
         (ny, nx), int32 (n, 2) (pixels); 0 where the file cannot be read or lacks a plane.
     """
-    return _decode(data, bounds, Wanted(planes, (1, 1)), np.empty((0, 1, 1, len(planes)), np.float32)).shapes
+    decoder = Decoder(Wanted(planes, (1, 1)), len(bounds), np.empty((0, 1, 1, len(planes)), np.float32))
+    decoder.decode(np.require(data, np.uint8, ("C", "W")), np.ascontiguousarray(bounds, np.int64))
+    return decoder.result().shapes
 
 
 def inflate(data: bytes | memoryview, limit: int) -> bytes:
@@ -187,81 +321,8 @@ def inflate(data: bytes | memoryview, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _decode(data: Bytes, bounds: Bounds, wanted: Wanted, pixels: Floats) -> Decoded:
-    data = np.require(data, np.uint8, ("C", "W"))
-    bounds = np.ascontiguousarray(bounds, np.int64).reshape(-1, 2)
-    if bounds.size and not (bounds.min() >= 0 and bounds.max() <= data.size and (bounds[:, 0] <= bounds[:, 1]).all()):
-        raise UsageError(f"bounds of files reach beyond the {data.size} bytes there are")
-    plan = _plan(wanted)
-    n, n_numbers, n_texts = len(bounds), plan.number_keys.size, plan.text_keys.size
-    outcome = np.empty((n, 2), np.int64)
-    flags = np.empty(n, np.uint32)
-    shapes = np.zeros((n, 2), np.int32)
-    numbers = np.full((n_numbers, n), np.nan)
-    codes = np.zeros((n_texts, n, fits_cards.TEXT_WIDTH), np.uint8)
-    later = np.zeros((n_numbers + n_texts, n, 2), np.int64)
-    fits_kernels.decode_batch(
-        data, bounds, plan.words, plan.owners, plan.names, plan.lengths, plan.plane_names, plan.plane_lengths,
-        plan.plane_groups, plan.groups, plan.number_keys, plan.text_keys, wanted.side == "object", pixels, outcome,
-        flags, shapes, numbers, codes, later,
-    )  # fmt: skip
-    texts = [_as_text(column) for column in codes]
-    _finish_values(data, later, numbers, texts)
-    reasons: dict[int, str] = {}
-    declined = np.flatnonzero(outcome[:, 0] == fits_kernels.DECLINED)
-    for i in declined.tolist():
-        raw = data[bounds[i, 0] : bounds[i, 1]].tobytes()
-        try:
-            cutout = fits_astropy.read(raw, plan.groups.tolist(), plan.names_of_planes, plan.keywords, len(pixels) > 0)
-        except fits_astropy.UnreadableError as error:
-            flags[i], reasons[i] = CutoutFlag.UNREADABLE, str(error)
-            cutout = fits_astropy.Cutout([], -1, (0, 0), dict.fromkeys(plan.keywords))
-        shapes[i] = cutout.shape
-        _put_values(cutout, plan, i, numbers, texts)
-        if cutout.missing >= 0:
-            flags[i], outcome[i] = CutoutFlag.MISSING_PLANE, (fits_kernels.NO_PLANE, cutout.missing)
-        if cutout.images:
-            flags[i], outcome[i] = _place(cutout.images, wanted, numbers[-2:, i], pixels[i])
-    for i in np.flatnonzero(flags & UNUSABLE).tolist():
-        if i not in reasons:
-            reasons[i] = _reason(int(outcome[i, 0]), wanted.planes[int(outcome[i, 1])])
-    return Decoded(
-        flags,
-        shapes,
-        {key: numbers[j] for j, key in enumerate(wanted.numbers)},
-        {key: texts[j] for j, key in enumerate(wanted.texts)},
-        reasons,
-        declined.size,
-    )
-
-
 def _as_text(codes: Bytes) -> npt.NDArray[np.str_]:
-    used = np.flatnonzero(np.bitwise_or.reduce(codes, axis=0))  # which is vectorised, as any is not
-    width = int(used[-1]) + 1 if used.size else 1
-    return codes[:, :width].astype(np.uint32).view(f"<U{width}")[:, 0]
-
-
-def _finish_values(data: Bytes, later: Bounds, numbers: npt.NDArray[np.float64], texts: list[Any]) -> None:
-    """Read what the kernels left over: numbers of many digits or within strings, and floats to be given as text."""
-    for j, i in np.argwhere(later[:, :, 0]).tolist():
-        start, stop = later[j, i].tolist()
-        token = data[start : abs(stop)].tobytes().decode("ascii")
-        if stop > 0:  # it was not within a string
-            token = token.replace("D", "E").replace("d", "e")
-        if j < len(numbers):
-            numbers[j, i] = _as_number(token)
-        else:
-            _put_text(texts, j - len(numbers), i, str(float(token)))
-
-
-def _put_values(
-    cutout: fits_astropy.Cutout, plan: _Plan, i: int, numbers: npt.NDArray[np.float64], texts: list[Any]
-) -> None:
-    for j, key in enumerate(plan.number_keys):
-        numbers[j, i] = _as_number(cutout.values[plan.keywords[key]])
-    for j, key in enumerate(plan.text_keys):
-        value = cutout.values[plan.keywords[key]]
-        _put_text(texts, j, i, "" if value is None else str(value).strip())
+    return codes.astype(np.uint32).view(f"<U{codes.shape[1]}")[:, 0]
 
 
 def _place(
@@ -321,8 +382,10 @@ def _table(names: Sequence[str]) -> tuple[Bytes, npt.NDArray[np.int64]]:
 
 @lru_cache(maxsize=16)
 def _plan(wanted: Wanted) -> _Plan:
-    asked = tuple(name.upper() for name in (*wanted.numbers, "YPOS", "XPOS", *wanted.texts))
-    keywords = tuple(dict.fromkeys(asked))
+    numbers = tuple(name.upper() for name in wanted.numbers)
+    numbers += tuple(name for name in ("YPOS", "XPOS") if name not in numbers)
+    texts = tuple(name.upper() for name in wanted.texts)
+    keywords = tuple(dict.fromkeys((*numbers, *texts)))
     words = np.zeros(fits_cards.SLOTS, np.uint64)
     owners = np.full((fits_cards.SLOTS, 2), -1, np.int64)
     for name in dict.fromkeys((*fits_cards.STRUCTURAL, *keywords)):
@@ -342,19 +405,21 @@ def _plan(wanted: Wanted) -> _Plan:
     known = [(name, group) for group, same in enumerate((*SYNONYMS, *((name,) for name in others))) for name in same]
     plane_names, plane_lengths = _table([name for name, _ in known])
     groups = dict(known)
-    keys = np.array([keywords.index(name) for name in asked], np.int64)
-    n_numbers = len(wanted.numbers) + 2
-    return _Plan(
-        words,
-        owners,
-        names,
-        lengths,
-        plane_names,
-        plane_lengths,
-        np.array([group for _, group in known], np.int64),
-        np.array([groups[plane] for plane in planes], np.int64),
-        keys[:n_numbers].copy(),
-        keys[n_numbers:].copy(),
-        keywords,
-        groups,
+    y_column, x_column = numbers.index("YPOS"), numbers.index("XPOS")
+    kernel = (
+        (words, owners, names, lengths),
+        (
+            plane_names,
+            plane_lengths,
+            np.array([group for _, group in known], np.int64),
+            np.array([groups[plane] for plane in planes], np.int64),
+        ),
+        (
+            np.array([keywords.index(name) for name in numbers], np.int64),
+            np.array([keywords.index(name) for name in texts], np.int64),
+            y_column,
+            x_column,
+        ),
+        wanted.side == "object",
     )
+    return _Plan(kernel, numbers, texts, y_column, x_column, keywords, [groups[plane] for plane in planes], groups)

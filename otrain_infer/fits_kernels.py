@@ -44,7 +44,31 @@ from otrain_infer.flags import CutoutFlag
 from otrain_infer.jit import kernel
 
 # What became of a file; of the last three, with the number of a plane.
-DECODED, DECLINED, NOT_FITS, NO_PLANE, NO_FINITE, CONSTANT = range(6)
+PENDING, DECODED, DECLINED, NOT_FITS, NO_PLANE, NO_FINITE, CONSTANT = range(7)
+
+# Columns of `outcome`: what became of a file, at which plane, and how many of its values are left to Python.
+STATUS, PLANE, LEFT = range(3)
+
+# What to look for, in four parts: the keywords, `words`, `owners`, `names` and `lengths`, see `scan_header`; the names
+# of planes in capitals, uint8 (k, width), the lengths and groups of these, and the group of each plane asked for, of
+# which 0, 1 and 2 are the planes of an image of three; the columns, which keyword each of the numbers is, and of the
+# texts, and which numbers are YPOS and XPOS; and whether padding keeps the object in the centre.
+PLAN = (
+    "Tuple((Tuple((uint64[::1], int64[:, ::1], uint8[:, ::1], int64[::1])), Tuple((uint8[:, ::1], int64[::1],"
+    " int64[::1], int64[::1])), Tuple((int64[::1], int64[::1], int64, int64)), boolean))"
+)
+
+# What is found, a row for each file: `pixels`, float32 (n, ny, nx, planes), or of no row if they are not asked for;
+# `outcome`, (n, 3), PENDING before; `flags`, (n,); `shapes`, (n, 2); `numbers`, (k, n), NaN before; `texts`,
+# (m, n, width), ASCII, 0 before; `widths`, (m,), the length of the longest of each; `later`, (k + m, n, 2), 0 before,
+# [start, stop) of the values that are left to Python, stop negative if within a string.
+ROWS = (
+    "Tuple((float32[:, :, :, ::1], int64[:, ::1], uint32[::1], int32[:, ::1], float64[:, ::1], uint8[:, :, ::1],"
+    " int64[::1], int64[:, :, ::1]))"
+)
+
+# What is known of the file at hand, see `_find_planes`, and its planes one behind the other.
+SCRATCH = "Tuple((int64[:, ::1], int64[:, :, ::1], int64[:, ::1], float64[:, ::1], float32[:, :, ::1]))"
 
 # How stored numbers become pixels: as they are; with the sign bit turned; through BSCALE, BZERO and BLANK.
 PLAIN, UNSIGNED, SCALED = range(3)
@@ -382,20 +406,15 @@ def _take_only(images, scalings, wanted, groups):  # type: ignore[no-untyped-def
     return missing
 
 
-@kernel(
-    "UniTuple(int64, 2)(uint8[::1], int64, int64, uint64[::1], int64[:, ::1], uint8[:, ::1], int64[::1],"
-    " uint8[:, ::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int64[:, :, ::1], int64[:, ::1],"
-    " float64[:, ::1])"
-)
-def _find_planes(  # type: ignore[no-untyped-def]
-    data, start, stop, words, owners, names, lengths, plane_names, plane_lengths, plane_groups, groups,
-    structural, wanted, images, scalings,
-):  # fmt: skip
-    """Read headers until every plane of `groups` is found; give (DECODED or what is wrong, which plane).
+@kernel(f"UniTuple(int64, 2)(uint8[::1], int64, int64, {PLAN}, {SCRATCH})")
+def _find_planes(data, start, stop, plan, scratch):  # type: ignore[no-untyped-def]
+    """Read headers until every plane of the plan is found; give (DECODED or what is wrong, which plane).
 
     Row 2 + p of `wanted`, `images` and `scalings` becomes that of plane p, row 0 of `wanted` that of the primary
     header; row 1 is the header being read, the last row the first image of the file.
     """
+    (words, owners, names, lengths), (plane_names, plane_lengths, plane_groups, groups), _, _ = plan
+    structural, wanted, images, scalings, _ = scratch
     declined = (DECLINED, 0)
     n_planes = groups.size
     only = n_planes + 2
@@ -455,105 +474,112 @@ def _first_value(data, wanted, key):  # type: ignore[no-untyped-def]
     return NONE, 0, 0
 
 
-@kernel(
-    "boolean(uint8[::1], int64[:, :, ::1], int64[::1], int64[::1], int64, float64[:, ::1], uint8[:, :, ::1],"
-    " int64[:, :, ::1])"
-)
-def _read_values(data, wanted, number_keys, text_keys, i, numbers, texts, later):  # type: ignore[no-untyped-def]
-    """Read the wanted keywords of file i; False if a value is not plain. What Python reads goes to `later`."""
-    n = number_keys.size
+@kernel(f"int64(uint8[::1], int64, {PLAN}, {ROWS}, int64[:, :, ::1])")
+def _read_values(data, row, plan, rows, wanted):  # type: ignore[no-untyped-def]
+    """Read the wanted keywords of a file; give how many are left to Python, or -1 if one is not plain."""
+    _, _, (number_keys, text_keys, y_column, x_column), _ = plan
+    _, _, _, _, numbers, texts, widths, later = rows
+    n, left = number_keys.size, 0
     for j in range(n):
         kind, start, stop = _first_value(data, wanted, number_keys[j])
-        if kind == BAD:
-            return False
+        known = True
         if kind in (INTEGER, FLOAT):
-            known, numbers[j, i] = to_number(data, start, stop)
-            if not known:
-                later[j, i, 0], later[j, i, 1] = start, stop
+            known, numbers[j, row] = to_number(data, start, stop)
         elif kind == STRING and stop > start:
-            later[j, i, 0], later[j, i, 1] = start, -stop
-        # The position is needed before the caller reads what is left to it.
-        if j >= n - 2 and later[j, i, 0] != 0:
-            return False
+            known, stop = False, -stop
+        # The position is needed before Python reads what is left to it.
+        if kind == BAD or (not known and j in (y_column, x_column)):
+            return -1
+        if not known:
+            later[j, row, 0], later[j, row, 1] = start, stop
+            left += 1
     for j in range(text_keys.size):
         kind, start, stop = _first_value(data, wanted, text_keys[j])
         if kind == BAD:
-            return False
+            return -1
         if kind == FLOAT:
-            later[n + j, i, 0], later[n + j, i, 1] = start, stop
+            later[n + j, row, 0], later[n + j, row, 1] = start, stop
+            left += 1
         elif kind != NONE:
-            write_text(data, kind, start, stop, texts[j, i])
-    return True
+            widths[j] = max(widths[j], write_text(data, kind, start, stop, texts[j, row]))
+    return left
 
 
-@kernel(
-    "void(uint8[::1], int64[:, ::1], uint64[::1], int64[:, ::1], uint8[:, ::1], int64[::1], uint8[:, ::1],"
-    " int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], boolean, float32[:, :, :, ::1], int64[:, ::1],"
-    " uint32[::1], int32[:, ::1], float64[:, ::1], uint8[:, :, ::1], int64[:, :, ::1])"
-)
-def decode_batch(  # type: ignore[no-untyped-def]
-    data, bounds, words, owners, names, lengths, plane_names, plane_lengths, plane_groups, groups, number_keys,
-    text_keys, keep_object, pixels, outcome, flags, shapes, numbers, texts, later,
-):  # fmt: skip
-    """Decode a batch.
+@kernel(f"{SCRATCH}({PLAN}, {ROWS})")
+def make_scratch(plan, rows):  # type: ignore[no-untyped-def]
+    """Make what `decode_file` needs, to be used for one file after the other."""
+    (_, _, _, lengths), (_, _, _, groups), _, _ = plan
+    n_planes, (_, ny, nx, _) = groups.size, rows[0].shape
+    return (
+        np.zeros((len(STRUCTURAL), 2), np.int64),
+        np.zeros((n_planes + 3, lengths.size - 1, 2), np.int64),  # EXTNAME is none of the wanted
+        np.zeros((n_planes + 3, IMAGE_FIELDS), np.int64),
+        np.zeros((n_planes + 3, 2), np.float64),
+        np.empty((n_planes, ny, nx), np.float32),
+    )
+
+
+@kernel(f"boolean(uint8[::1], int64, int64, int64, {PLAN}, {ROWS}, {SCRATCH})")
+def decode_file(data, start, stop, row, plan, rows, scratch):  # type: ignore[no-untyped-def]
+    """Decode the file in data[start:stop] into a row; tell whether its bytes are of no more use."""
+    _, _, (_, _, y_column, x_column), keep_object = plan
+    pixels, outcome, flags, shapes, numbers, _, _, _ = rows
+    _, wanted, images, scalings, apart = scratch
+    n_planes, ny, nx = apart.shape
+    status, plane, left, found = NOT_FITS, 0, 0, np.int64(0)
+    if stop - start >= BLOCK and load_u64(data, start) & _SIX_BYTES == _SIMPLE & _SIX_BYTES:
+        status, plane = _find_planes(data, start, stop, plan, scratch)
+    if status in (DECODED, NO_PLANE):
+        left = _read_values(data, row, plan, rows, wanted)
+        if left < 0:
+            status, left = DECLINED, 0
+    if status == DECODED:
+        shapes[row, 0], shapes[row, 1] = images[2, NY], images[2, NX]
+    if status == DECODED and pixels.shape[0] > 0:
+        ypos, xpos = numbers[y_column, row], numbers[x_column, row]
+        for p in range(n_planes):
+            out = pixels[row].reshape(ny, nx) if n_planes == 1 else apart[p]
+            one, more = place(data, images[2 + p], scalings[2 + p], ypos, xpos, keep_object, out)
+            found |= more
+            if one != DECODED and status == DECODED:
+                status, plane = one, p
+        if n_planes > 1:
+            _interleave(apart, pixels[row])
+    flags[row] = found
+    if status == NO_PLANE:
+        flags[row] = _MISSING_PLANE
+    elif status == NOT_FITS:
+        flags[row] = _UNREADABLE
+    if status != DECODED and pixels.shape[0] > 0:
+        pixels[row] = np.nan
+    outcome[row, STATUS], outcome[row, PLANE], outcome[row, LEFT] = status, plane, left
+    return status != DECLINED and left == 0
+
+
+@kernel(f"int64(uint8[::1], int64[:, ::1], int64, {PLAN}, {ROWS})")
+def decode_batch(data, bounds, first, plan, rows):  # type: ignore[no-untyped-def]
+    """Decode the files that are PENDING, and give the number of rows that Python has to look at.
 
     Parameters
     ----------
     data, bounds
-        Bytes, uint8 (m,), and [start, stop) of each file in them, int64 (n, 2), checked by the caller.
-    words, owners, names, lengths
-        The wanted keywords, see `scan_header`.
-    plane_names, plane_lengths, plane_groups, groups
-        Names of planes in capitals, uint8 (k, width), their lengths, the group of each, and the group of each plane
-        asked for; groups 0, 1 and 2 are the planes of an image of three.
-    number_keys, text_keys
-        Which wanted keyword each column is; the last two numbers are YPOS and XPOS.
-    keep_object
-        Whether padding keeps the object in the centre.
-    pixels
-        To be filled, float32 (n, ny, nx, planes), or of no row if the pixels are not asked for.
-    outcome, flags, shapes, numbers, texts, later
-        To be filled: int64 (n, 2) what became of the file and at which plane; uint32 (n,); int32 (n, 2); float64
-        (numbers, n), NaN before; uint8 (texts, n, width), ASCII, 0 before; int64 (numbers + texts, n, 2), 0
-        before, [start, stop) of the values left to the caller, stop negative if within a string.
+        Bytes, uint8 (m,), and [start, stop) of each file in them, int64 (n, 2).
+    first
+        The row of the first.
+    plan, rows
+        What to look for, and where to put what is found.
+
+    Returns
+    -------
+    int
+        How many are not DECODED to the last value, or -1 if `bounds` reach beyond the bytes.
     """
-    n_planes = groups.size
-    structural = np.zeros((len(STRUCTURAL), 2), np.int64)
-    wanted = np.zeros((n_planes + 3, lengths.size - 1, 2), np.int64)
-    images = np.zeros((n_planes + 3, IMAGE_FIELDS), np.int64)
-    scalings = np.zeros((n_planes + 3, 2), np.float64)
-    y_key, x_key = number_keys.size - 2, number_keys.size - 1
-    _, ny, nx, _ = pixels.shape
-    apart = np.empty((n_planes, ny, nx), np.float32)
     for i in range(bounds.shape[0]):
-        start, stop = bounds[i]
-        status, plane, found = NOT_FITS, 0, np.int64(0)
-        if stop - start >= BLOCK and load_u64(data, start) & _SIX_BYTES == _SIMPLE & _SIX_BYTES:
-            status, plane = _find_planes(
-                data, start, stop, words, owners, names, lengths, plane_names, plane_lengths, plane_groups, groups,
-                structural, wanted, images, scalings,
-            )  # fmt: skip
-        if status in (DECODED, NO_PLANE) and not _read_values(
-            data, wanted, number_keys, text_keys, i, numbers, texts, later
-        ):
-            status = DECLINED
-        if status == DECODED:
-            shapes[i, 0], shapes[i, 1] = images[2, NY], images[2, NX]
-        if status == DECODED and pixels.shape[0] > 0:
-            ypos, xpos = numbers[y_key, i], numbers[x_key, i]
-            for p in range(n_planes):
-                out = pixels[i].reshape(ny, nx) if n_planes == 1 else apart[p]
-                one, more = place(data, images[2 + p], scalings[2 + p], ypos, xpos, keep_object, out)
-                found |= more
-                if one != DECODED and status == DECODED:
-                    status, plane = one, p
-            if n_planes > 1:
-                _interleave(apart, pixels[i])
-        flags[i] = found
-        if status == NO_PLANE:
-            flags[i] = _MISSING_PLANE
-        elif status == NOT_FITS:
-            flags[i] = _UNREADABLE
-        if status != DECODED and pixels.shape[0] > 0:
-            pixels[i] = np.nan
-        outcome[i, 0], outcome[i, 1] = status, plane
+        if not 0 <= bounds[i, 0] <= bounds[i, 1] <= data.size:
+            return -1
+    outcome, scratch, odd = rows[1], make_scratch(plan, rows), 0
+    for row in range(first, first + bounds.shape[0]):
+        if outcome[row, STATUS] == PENDING:
+            decode_file(data, bounds[row - first, 0], bounds[row - first, 1], row, plan, rows, scratch)
+        odd += outcome[row, STATUS] != DECODED or outcome[row, LEFT] > 0
+    return odd

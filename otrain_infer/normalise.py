@@ -111,8 +111,9 @@ class Normalisation:
         pixels = as_kernels_take(pixels)
         if out is None:
             out = np.empty_like(pixels)
-        fill_first = self.padding.when == "before"
-        _normalise(pixels, out, METHODS.index(self.method), np.float32(self.padding.value), fill_first)
+        if out is not pixels:
+            np.copyto(out, pixels)
+        _normalise(out, METHODS.index(self.method), np.float32(self.padding.value), self.padding.when == "before")
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,11 +162,11 @@ def _fill_outside(cutout, y0, y1, x0, x1, fill):  # type: ignore[no-untyped-def]
     cutout[y0:y1, x1:] = fill
 
 
-@kernel("void(float32[::1], float32[::1])")
-def _zero_holes(values, out):  # type: ignore[no-untyped-def]
-    stored, to = values.view(np.uint32), out.view(np.uint32)
+@kernel("void(float32[::1])")
+def _zero_holes(values):  # type: ignore[no-untyped-def]
+    stored = values.view(np.uint32)
     for i in range(values.size):
-        to[i] = stored[i] if stored[i] & _EXPONENT != _EXPONENT else np.uint32(0)
+        stored[i] = stored[i] if stored[i] & _EXPONENT != _EXPONENT else np.uint32(0)
 
 
 @kernel("void(float32[:, ::1], float64[::1], float32[::1])")
@@ -188,25 +189,39 @@ def _divide(rows, totals, norms):  # type: ignore[no-untyped-def]
         for j in range(width):
             rows[y, j] /= norms[j]
     if not scalable:
-        flat = rows.reshape(rows.size)
-        _zero_holes(flat, flat)
+        _zero_holes(rows.reshape(rows.size))
 
 
-@kernel("void(float32[:, ::1], intp, float64[::1], float32[::1])")
-def _scale_l2(rows, planes, sums, norms):  # type: ignore[no-untyped-def]
-    """Divide the planes interleaved in finite `rows` by their norms; `sums` and `norms` are as long as a row."""
+@kernel("boolean(float32[:, ::1], intp, float64[::1])")
+def _sum_squares(rows, planes, sums):  # type: ignore[no-untyped-def]
+    """Sum the squares of each plane interleaved in `rows`; False where one is not finite, as a pixel is not.
+
+    `sums` is as long as a row; its first become those of the planes.
+    """
     ny, width = rows.shape
     # One sum for each number of a row: with a single one, each addition would have to wait for the last.
     sums[:] = 0.0
     for y in range(ny):
         for j in range(width):
             sums[j] += np.float64(rows[y, j]) * np.float64(rows[y, j])
+    finite = True
     for p in range(planes):
         total = 0.0
         for j in range(p, width, planes):
             total += sums[j]
-        # Among the first, which are of no more use once the total of their plane is known.
+        # It is of no more use once the total of its plane is known.
         sums[p] = total
+        finite &= math.isfinite(total)
+    return finite
+
+
+@kernel("void(float32[:, ::1], intp, float64[::1], float32[::1])")
+def _scale_l2(rows, planes, sums, norms):  # type: ignore[no-untyped-def]
+    """Divide the planes interleaved in `rows` by their norms; `sums` and `norms` are as long as a row."""
+    # Few cutouts have holes: the sum that each needs anyhow tells at no cost which do.
+    if not _sum_squares(rows, planes, sums):
+        _zero_holes(rows.reshape(rows.size))
+        _sum_squares(rows, planes, sums)
     _divide(rows, sums[:planes], norms)
 
 
@@ -229,9 +244,9 @@ def _scale_l2_rows(rows, planes, totals, norms):  # type: ignore[no-untyped-def]
             _divide(rows[y + k : y + k + 1], totals[k], norms)
 
 
-@kernel("void(float32[:, :, :, ::1], float32[:, :, :, ::1], intp, float32, boolean)")
-def _normalise(pixels, out, method, fill, fill_first):  # type: ignore[no-untyped-def]
-    """Normalise float32 (n, ny, nx, planes) `pixels` into `out`, which may be the same; see `Normalisation`."""
+@kernel("void(float32[:, :, :, ::1], intp, float32, boolean)")
+def _normalise(pixels, method, fill, fill_first):  # type: ignore[no-untyped-def]
+    """Normalise float32 (n, ny, nx, planes) `pixels` where they are; see `Normalisation`."""
     n, ny, nx, planes = pixels.shape
     width = nx * planes
     sums, totals, norms = np.empty(width, np.float64), np.empty((4, planes), np.float64), np.empty(width, np.float32)
@@ -239,28 +254,24 @@ def _normalise(pixels, out, method, fill, fill_first):  # type: ignore[no-untype
     for i in range(n):
         y0, y1, x0, x1 = inner_box(pixels[i])
         padded = y1 - y0 < ny or x1 - x0 < nx
-        values, to, rows = pixels[i].reshape(ny * width), out[i].reshape(ny * width), out[i].reshape(ny, width)
+        values, rows = pixels[i].reshape(ny * width), pixels[i].reshape(ny, width)
         if padded and fill_first:
-            # Number by number: an assignment of arrays takes seconds to compile.
-            for x in range(values.size):
-                to[x] = values[x]
-            _fill_outside(out[i], y0, y1, x0, x1, fill)
-            values = to
+            _fill_outside(pixels[i], y0, y1, x0, x1, fill)
         if method == ROBUST:
             for p in range(planes):
                 for x in range(ny * nx):
                     plane[x] = values[x * planes + p]
                 scale_robust(plane, scaled, keys)
                 for x in range(ny * nx):
-                    to[x * planes + p] = scaled[x]
-        else:
-            _zero_holes(values, to)
-        if method == L2:
+                    values[x * planes + p] = scaled[x]
+        elif method == L2:
             _scale_l2(rows, planes, sums, norms)
-        elif method == L2_ROWS:
-            _scale_l2_rows(rows, planes, totals, norms)
+        else:
+            _zero_holes(values)
+            if method == L2_ROWS:
+                _scale_l2_rows(rows, planes, totals, norms)
         if padded and not fill_first:
-            _fill_outside(out[i], y0, y1, x0, x1, fill)
+            _fill_outside(pixels[i], y0, y1, x0, x1, fill)
 
 
 @kernel("boolean(float32[::1], intp, intp)")

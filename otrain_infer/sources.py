@@ -4,16 +4,20 @@ import glob
 import io
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from otrain_infer import file_kernels
 from otrain_infer.errors import SourceError
+from otrain_infer.file_kernels import GZIP_MAGIC
 from otrain_infer.fits import inflate
+
+ReadFiles = Callable[..., Any]
+"""`file_kernels.read_files`, or what takes the same arguments and uses up some of the files that it reads."""
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -36,8 +40,6 @@ SOURCES_OF_A_PART = 128
 
 AT_ONCE = 64
 """Files read between two looks at signals such as Ctrl-C."""
-
-GZIP_MAGIC = b"\x1f\x8b"
 
 # What reading or inflating one source may raise: it costs that row, never the batch.
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, AttributeError, TypeError, MemoryError)
@@ -186,8 +188,13 @@ class Buffer:
                     raise ValueError(_too_large())
 
 
-def load_in_parts(sources: Sequence[Source], buffer: Buffer) -> Iterator[Arena]:
+def load_in_parts(sources: Sequence[Source], buffer: Buffer, read_files: ReadFiles | None = None) -> Iterator[Arena]:
     """Read the bytes of several sources as `load` does, in parts so that large ones are not all held at once.
+
+    Parameters
+    ----------
+    sources, buffer, read_files
+        As of `load`.
 
     Yields
     ------
@@ -196,14 +203,19 @@ def load_in_parts(sources: Sequence[Source], buffer: Buffer) -> Iterator[Arena]:
     """
     done = 0
     while True:
-        arena = load(sources[done : done + SOURCES_OF_A_PART], buffer, LARGEST_PART)
+        arena = load(sources[done : done + SOURCES_OF_A_PART], buffer, LARGEST_PART, read_files)
         done += len(arena.bounds)
         yield arena
         if done == len(sources):
             return
 
 
-def load(sources: Sequence[Source], buffer: Buffer | None = None, enough: int | None = None) -> Arena:
+def load(
+    sources: Sequence[Source],
+    buffer: Buffer | None = None,
+    enough: int | None = None,
+    read_files: ReadFiles | None = None,
+) -> Arena:
     """Read the bytes of several sources, each once, inflating gzip.
 
     Parameters
@@ -215,17 +227,22 @@ def load(sources: Sequence[Source], buffer: Buffer | None = None, enough: int | 
         not given.
     enough
         Bytes from which to stop behind a source, the first at least; never if not given.
+    read_files
+        What reads many files in one go, `file_kernels.read_files` if not given. Another may use up what it reads, as
+        `fits.Decoder.read_files` does.
 
     Returns
     -------
     Arena
-        One row a source. A source that cannot be read has no bytes and a reason.
+        One row a source. A source that cannot be read has no bytes and a reason; one that is used up has none either.
     """
     buffer = Buffer() if buffer is None else buffer
     buffer.clear()
     buffer.room(EXPECTED_FILE * (len(sources) + 1))
     reasons: dict[int, str] = {}
-    bounds = _read_together(sources, buffer, enough)
+    bounds = _read_together(sources, buffer, enough, read_files or file_kernels.read_files)
+    if buffer.stop == 0 and bounds.min(initial=0) >= 0:
+        return Arena(buffer.data, bounds, reasons)  # all are used up, as nearly always
     for row in np.flatnonzero(bounds[:, 0] == file_kernels.TOO_LARGE).tolist():
         bounds[row], reasons[row] = 0, _too_large()
     rows = np.flatnonzero((bounds[:, 0] < 0) | _are_gzipped(buffer.data, bounds))
@@ -249,11 +266,13 @@ def load(sources: Sequence[Source], buffer: Buffer | None = None, enough: int | 
     return Arena(buffer.data, bounds, {row: why for row, why in reasons.items() if row < len(bounds)})
 
 
-def _read_together(sources: Sequence[Source], buffer: Buffer, enough: int | None) -> npt.NDArray[np.int64]:
+def _read_together(
+    sources: Sequence[Source], buffer: Buffer, enough: int | None, read_files: ReadFiles | None
+) -> npt.NDArray[np.int64]:
     """Read what can be read in one go; give the bounds, of which those of the other rows are UNREAD or TOO_LARGE."""
     bounds = np.full((len(sources), 2), file_kernels.UNREAD, np.int64)
     paths = _pack(sources)
-    if paths is None or file_kernels.read_files is None:
+    if paths is None or read_files is None:
         return bounds
     state = np.array([0, 0, -1, buffer.stop, buffer.stop], np.int64)
     try:
@@ -261,7 +280,7 @@ def _read_together(sources: Sequence[Source], buffer: Buffer, enough: int | None
             until = min(int(state[file_kernels.FILE]) + AT_ONCE, len(sources))
             if enough is not None and buffer.data.size > enough:
                 until = int(state[file_kernels.FILE]) + 1
-            file_kernels.read_files(paths, until, _OPEN_FLAGS, LARGEST_FILE, buffer.data, bounds, state)
+            read_files(paths, until, _OPEN_FLAGS, LARGEST_FILE, buffer.data, bounds, state)
             buffer.stop = int(state[file_kernels.STOP])
             if state[file_kernels.FILE] < until:
                 buffer.room(1)
