@@ -1,15 +1,25 @@
 """Work over chunks in threads, with the results in order and a bound on what is in flight."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
+
+
+class Sliceable(Protocol):
+    """A sequence or an array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S", bound=Sliceable)
 
 
-def split(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:
+def split(items: S, length: int) -> Iterator[S]:
     """Cut `items` into consecutive chunks of `length`; the last may be shorter."""
     for start in range(0, len(items), length):
         yield items[start : start + length]

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from otrain_infer.sources import Source, list_sources
 
 Scores = npt.NDArray[np.float32]
 Outputs = list[Scores]
+Rows = npt.NDArray[np.intp]
 
 BATCH_SIZE = 64
 """Rows of a micro-batch: past these a processor gains nothing, and memory grows."""
@@ -234,10 +235,10 @@ class Scorer:
             wanted = ", ".join(map(str, self.card.shape))
             raise UsageError(f"the model takes pixels of shape (n, {wanted}), not {pixels.shape}")
         self._reopen_after_fork()
-        batches = (pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size))
         threads = self.threads if len(pixels) > self.batch_size else 1
-        found = _join(map_in_order(partial(self._score_batch, outputs=outputs), batches, threads), len(outputs))
-        self._rescore(pixels, found, outputs)
+        score = partial(self._score_batch, outputs=outputs)
+        found = _join(map_in_order(score, split(pixels, self.batch_size), threads), len(outputs))
+        self._rescore(lambda rows: self.card.normalisation.apply(as_kernels_take(pixels[rows])), found, outputs)
         return found
 
     def score_sources(self, sources: Source | Iterable[Source]) -> Iterator[tuple[Cutouts, Scores]]:
@@ -277,20 +278,20 @@ class Scorer:
     def _read_and_score(self, sources: Sequence[Source]) -> tuple[Cutouts, Scores, Scores]:
         with self._rooms.lend() as room:
             cutouts = self.reader.read(sources, room.take(len(sources)))
-            starts = range(0, len(cutouts), self.batch_size)
-            batches = (cutouts.pixels[start : start + self.batch_size] for start in starts)
             # The decoder has judged which are blank. Scaled where they are, they stay in the cache.
-            run = partial(self._run, outputs=self._outputs, in_place=not self._rescores)
-            found = _join(map(run, batches), len(self._outputs))
+            batches = split(cutouts.pixels, self.batch_size)
+            normalised = (self.card.normalisation.apply(each, each) for each in batches)
+            found = _join((self._run(each, self._outputs) for each in normalised), len(self._outputs))
             for each in found:
                 each[~cutouts.usable] = np.nan
-            self._rescore(cutouts.pixels, found, self._outputs)
+            self._rescore(lambda rows: cutouts.pixels[rows], found, self._outputs)
         scores, *spreads = found
         return cutouts.without_pixels(), scores, spreads[0] if spreads else np.full_like(scores, np.nan)
 
     def _score_batch(self, pixels: Pixels, outputs: list[str]) -> Outputs:
         raw = as_kernels_take(pixels)
-        found = self._run(raw, outputs)
+        with self._rooms.lend() as room:
+            found = self._run(self.card.normalisation.apply(raw, room.take(len(raw))), outputs)
         blank = find_blank(raw)
         for each in found:
             each[blank] = np.nan
@@ -300,25 +301,26 @@ class Scorer:
     def _rescores(self) -> bool:
         return bool(self.card.cascade) and self.precision == "int8" and self._asked_precision == "auto"
 
-    def _rescore(self, pixels: Pixels, found: Outputs, outputs: list[str]) -> None:
-        """Put what the network itself gives in the place of int8 scores that are not to be relied on."""
+    def _rescore(self, take: Callable[[Rows], Pixels], found: Outputs, outputs: list[str]) -> None:
+        """Put what the network itself gives in the place of int8 scores that are not to be relied on.
+
+        `take` gives the normalised pixels of some rows.
+        """
         if not (self.card.cascade and self._rescores):
             return
         near = np.flatnonzero(self.card.cascade.is_near(found[0]))
-        for start in range(0, len(near), self.batch_size):
-            rows = near[start : start + self.batch_size]
-            precise = self._run(as_kernels_take(pixels[rows]), outputs, precisely=True)
+        for rows in split(near, self.batch_size):
+            precise = self._run(take(rows), outputs, precisely=True)
             for each, better in zip(found, precise, strict=True):
                 each[rows] = better
         with self._counting:
             self._rescored += len(near)
 
-    def _run(self, raw: Pixels, outputs: list[str], precisely: bool = False, in_place: bool = False) -> Outputs:
-        with self._rooms.lend() as room:
-            feed = {INPUT: self.card.normalisation.apply(raw, raw if in_place else room.take(len(raw)))}
-            if self.card.cascade:
-                feed[PRECISE] = np.array(precisely or self.precision == "fp32")
-            found: Outputs = self._compute(outputs, feed)
+    def _run(self, normalised: Pixels, outputs: list[str], precisely: bool = False) -> Outputs:
+        feed = {INPUT: normalised}
+        if self.card.cascade:
+            feed[PRECISE] = np.array(precisely or self.precision == "fp32")
+        found: Outputs = self._compute(outputs, feed)
         return found
 
 
