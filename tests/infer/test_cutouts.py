@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from corpus import PLANES, SIZE, write_corpus
 from cutout_files import draw, write_cutout
 
-from otrain_infer import Cutouts, read_cutouts
+from otrain_infer import Cutouts, read_cutouts, sources
 from otrain_infer.cutouts import iter_cutouts, native_size
 from otrain_infer.errors import SourceError, UsageError
+from otrain_infer.fits import Decoder, Wanted
 from otrain_infer.flags import UNUSABLE, CutoutFlag
 
 
@@ -208,8 +210,6 @@ def test_what_is_no_magnitude_is_missing(tmp_path, value):
 
 
 def test_large_files_are_read_in_parts(folder, tmp_path, monkeypatch):
-    from otrain_infer import sources
-
     paths = sorted(map(str, folder.iterdir()))
     packed = [tmp_path / f"{Path(path).name}.gz" for path in paths[:4]]
     for path, target in zip(paths, packed, strict=False):
@@ -230,6 +230,44 @@ def test_large_files_are_read_in_parts(folder, tmp_path, monkeypatch):
         assert found.header["CANDID"].tolist() == expected.header["CANDID"].tolist()
         assert found.reasons == expected.reasons
     assert max(held) < 120_000
+
+
+def write_all_kinds(folder):
+    """Plain files, and all that is not done as soon as a file is read: gzipped, odd, damaged, missing ones."""
+    names = [entry.name for entry in write_corpus(folder)]
+    write_cutout(folder / "digits.fits", MAG=17.123456789012345678, CANDID=1.5, FILE="x" * 66)
+    (folder / "packed.fits.gz").write_bytes(gzip.compress((folder / "digits.fits").read_bytes()))
+    paths = [folder / name for name in (*names, "digits.fits", "packed.fits.gz", *names, "gone.fits")]
+    return paths, [path.read_bytes() if path.is_file() else b"" for path in paths]
+
+
+@pytest.mark.parametrize(("at_once", "expected_file"), [(64, 1 << 16), (1, 1 << 16), (3, 1)])
+def test_files_give_what_their_bytes_give(tmp_path, monkeypatch, at_once, expected_file):
+    monkeypatch.setattr(sources, "AT_ONCE", at_once)
+    monkeypatch.setattr(sources, "EXPECTED_FILE", expected_file)
+    paths, contents = write_all_kinds(tmp_path)
+    found, expected = (read_cutouts(each, planes=PLANES, size=SIZE) for each in (paths, contents))
+    np.testing.assert_array_equal(found.pixels, expected.pixels)
+    np.testing.assert_array_equal(found.flags, expected.flags)
+    for key, column in expected.header.items():
+        np.testing.assert_array_equal(found.header[key], column)
+    unread = {row for row, path in enumerate(paths) if not path.is_file()}
+    assert unread < set(found.reasons) == set(expected.reasons)
+    assert all(found.reasons[row] == why for row, why in expected.reasons.items() if row not in unread)
+
+
+def test_a_file_gives_its_room_to_the_next_one(tmp_path):
+    write_all_kinds(tmp_path)
+    plain = [write_cutout(tmp_path / f"plain{seed}.fits", seed) for seed in range(50)]
+    buffer, pixels = sources.Buffer(), np.empty((100, 64, 64, 1), np.float32)
+    decoder = Decoder(Wanted(("DIFF",), (64, 64), ("MAG",)), 50, pixels[:50])
+    assert not sources.load(plain, buffer, read_files=decoder.read_files).bounds.any()
+    assert buffer.stop == 0
+    decoder = Decoder(Wanted(("DIFF",), (64, 64), ("MAG",)), 51, pixels[:51])
+    arena = sources.load([*plain, str(tmp_path / "packed.fits.gz")], buffer, read_files=decoder.read_files)
+    assert (arena.bounds[:, 1] - arena.bounds[:, 0]).nonzero()[0].tolist() == [50]
+    # One file, inflated and not.
+    assert buffer.stop < 2 * (tmp_path / "digits.fits").stat().st_size
 
 
 @pytest.mark.parametrize("length", [8720, 9640, 10080])
