@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import ascii as ascii_tables
 from astropy.table import Table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as hypothesis_arrays
 
@@ -119,6 +119,7 @@ LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 WITHOUT_CONTROLS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=6)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_text_is_what_astropy_writes(data):
     n = data.draw(st.integers(1, 5))
