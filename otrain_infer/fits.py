@@ -140,7 +140,7 @@ class Decoder:
             raise UsageError("no plane is asked for")
         self._wanted, self._plan, self._pixels = wanted, _plan(wanted), pixels
         n_numbers, n_texts = len(self._plan.numbers), len(self._plan.texts)
-        self._outcome = np.zeros((n, 3), np.int64)
+        self._outcome = np.full((n, 3), fits_kernels.PENDING, np.int64)
         self._flags = np.zeros(n, np.uint32)
         self._shapes = np.zeros((n, 2), np.int32)
         self._numbers = np.full((n_numbers, n), np.nan)
@@ -174,11 +174,11 @@ class Decoder:
             When `bounds` reach beyond `data`.
         """
         first, self._done = self._done, self._done + len(bounds)
-        odd = fits_kernels.decode_batch(data, bounds, first, self._plan.kernel, self._rows)
-        if odd < 0:
+        if not self._outcome[first : self._done].any():
+            return  # nothing is the matter with any of them, as nearly always
+        if not fits_kernels.decode_batch(data, bounds, first, self._plan.kernel, self._rows):
             raise UsageError(f"bounds of files reach beyond the {data.size} bytes there are")
-        if odd > 0:
-            self._finish(data, bounds, first)
+        self._finish(data, bounds, first)
 
     def result(self) -> Decoded:
         """Give what was found."""

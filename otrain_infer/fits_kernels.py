@@ -44,9 +44,11 @@ from otrain_infer.flags import CutoutFlag
 from otrain_infer.jit import kernel
 
 # What became of a file; of the last three, with the number of a plane.
-PENDING, DECODED, DECLINED, NOT_FITS, NO_PLANE, NO_FINITE, CONSTANT = range(7)
+DECODED, DECLINED, NOT_FITS, NO_PLANE, NO_FINITE, CONSTANT = range(6)
+PENDING = -1
 
-# Columns of `outcome`: what became of a file, at which plane, and how many of its values are left to Python.
+# Columns of `outcome`: what became of a file, at which plane, and how many of its values are left to Python. They are
+# all 0 where nothing is the matter with a file.
 STATUS, PLANE, LEFT = range(3)
 
 # What to look for, in four parts: the keywords, `words`, `owners`, `names` and `lengths`, see `scan_header`; the names
@@ -556,9 +558,9 @@ def decode_file(data, start, stop, row, plan, rows, scratch):  # type: ignore[no
     return status != DECLINED and left == 0
 
 
-@kernel(f"int64(uint8[::1], int64[:, ::1], int64, {PLAN}, {ROWS})")
+@kernel(f"boolean(uint8[::1], int64[:, ::1], int64, {PLAN}, {ROWS})")
 def decode_batch(data, bounds, first, plan, rows):  # type: ignore[no-untyped-def]
-    """Decode the files that are PENDING, and give the number of rows that Python has to look at.
+    """Decode the files that are PENDING.
 
     Parameters
     ----------
@@ -571,15 +573,14 @@ def decode_batch(data, bounds, first, plan, rows):  # type: ignore[no-untyped-de
 
     Returns
     -------
-    int
-        How many are not DECODED to the last value, or -1 if `bounds` reach beyond the bytes.
+    bool
+        False, with nothing done, where `bounds` reach beyond the bytes.
     """
     for i in range(bounds.shape[0]):
         if not 0 <= bounds[i, 0] <= bounds[i, 1] <= data.size:
-            return -1
-    outcome, scratch, odd = rows[1], make_scratch(plan, rows), 0
+            return False
+    outcome, scratch = rows[1], make_scratch(plan, rows)
     for row in range(first, first + bounds.shape[0]):
         if outcome[row, STATUS] == PENDING:
             decode_file(data, bounds[row - first, 0], bounds[row - first, 1], row, plan, rows, scratch)
-        odd += outcome[row, STATUS] != DECODED or outcome[row, LEFT] > 0
-    return odd
+    return True
