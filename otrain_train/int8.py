@@ -80,7 +80,7 @@ def with_int8_copy(
         raise ModelError(f"'{card.name}' has nothing that could be computed in int8: export it as fp32")
     thresholds, scorers = thresholds_of(card), [_scorer_of(each, card) for each in (copy, proto)]
     copied, own = (each.score_pixels(choosing) for each in scorers)
-    intervals = choose_intervals(thresholds, copied, own, max_flips)
+    intervals = choose_intervals(thresholds, copied, own, len(judging), max_flips)
     judged, seconds = zip(*(_score_timed(each, judging) for each in scorers), strict=True)
     in_int8, in_fp32 = judged
     cascade = judge(thresholds, in_int8, in_fp32, intervals)

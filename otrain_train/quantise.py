@@ -22,16 +22,13 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from otrain_infer.card import INPUT, PRECISE
 from otrain_infer.normalise import Pixels
+from otrain_train.equalise import BATCH, equalise
 
 QUANTISED = ("Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Concat")
 """Operations that are computed in int8 where nothing speaks against it."""
 
 LARGE_DENSE = 1 << 20
 """Weights from which a dense layer is computed in int8: it is then slow because they do not fit in a cache."""
-
-BATCH = 64
-"""Cutouts that are calibrated on at a time. The range of an activation is the mean over batches of the largest value in
-each: the brightest cutout of all would make the steps of all others twice as coarse."""
 
 
 class _Cutouts(CalibrationDataReader):  # type: ignore[misc]
@@ -60,7 +57,7 @@ def quantise(proto: onnx.ModelProto, cutouts: Pixels) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory() as folder:
         folded, quantised = Path(folder, "folded.onnx"), Path(folder, "quantised.onnx")
-        prepared = _with_averages_as_convolutions(_fold(proto, folded))
+        prepared = equalise(_with_averages_as_convolutions(_fold(proto, folded)), cutouts)
         add_pre_process_metadata(prepared)  # without it onnxruntime warns that nothing was folded
         onnx.save(prepared, folded)
         quantize_static(

@@ -1,7 +1,10 @@
 """Whether an int8 copy may stand in for its network: the rows that the network must score again, and what is left."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import chi2
 
 from otrain_infer.card import Cascade, ModelCard
 from otrain_infer.errors import ParityError
@@ -14,8 +17,9 @@ MAX_MEAN_CHANGE = 0.01
 
 # About the thresholds, within this distance in log odds, an error matters.
 _REACH = 1.0
-# Of the flips that are allowed, so many are planned with: what is left over is for those that were not foreseen.
-_PLANNED = 0.5
+# So few flips are planned with that chance makes more than are allowed, among the rows that judge, no more often than
+# this.
+_UNLUCKY = 0.005
 _SMALLEST = 1e-7
 
 
@@ -25,7 +29,7 @@ def thresholds_of(card: ModelCard) -> dict[str, float]:
 
 
 def choose_intervals(
-    thresholds: dict[str, float], copy: Scores, network: Scores, max_flips: float = MAX_FLIPS
+    thresholds: dict[str, float], copy: Scores, network: Scores, judging: int, max_flips: float = MAX_FLIPS
 ) -> tuple[tuple[float, float], ...]:
     """Find how far from each threshold a score of the copy must be to be relied on.
 
@@ -38,8 +42,11 @@ def choose_intervals(
         By name, in 0-1.
     copy, network
         The scores of both for the same rows, float32 (n,), finite, n at least 1.
+    judging
+        How many other rows will judge the outcome.
     max_flips
-        Fraction of calls that may be made otherwise at a threshold; half of it is planned with.
+        Fraction of these whose call may be another at a threshold. Fewer are planned with: the fewer rows judge, the
+        more of the flips among them are chance.
 
     Returns
     -------
@@ -47,13 +54,16 @@ def choose_intervals(
         (lowest, highest) score, for each threshold within (0, 1): as far from it in log odds on either side, and no
         further than it takes.
     """
+    # The mean of a Poisson distribution that exceeds `most` once in 1 / _UNLUCKY.
+    most = math.floor(max_flips * judging + 1e-9)
+    planned = float(chi2.ppf(_UNLUCKY, 2 * (most + 1))) / 2 / judging
     before, after = _log_odds(network), _log_odds(copy)
     intervals = []
     for threshold in sorted(value for value in thresholds.values() if 0 < value < 1):
         centre = float(_log_odds(threshold))
         about = (np.abs(after - centre) <= _REACH) | (np.abs(before - centre) <= _REACH)
         moves = np.sort((after - before)[about] if about.any() else after - before)
-        width = _width(after - centre, moves, _PLANNED * max_flips)
+        width = _width(after - centre, moves, planned)
         intervals.append((min(threshold, _score(centre - width)), max(threshold, _score(centre + width))))
     return tuple(intervals)
 
