@@ -6,7 +6,8 @@ same files, and must find the same scores:
 - the plain way of the original O'TRAIN: astropy opens each file twice, once for the pixels and once for the keywords,
   numpy normalises, Keras predicts in batches of 1,024, with the very weights that the ONNX model was exported from,
   and, beside smaller networks, with the original's network, of which no equal scores are asked;
-- astropy, opening each file once, or fitsio, with numpy and ONNX Runtime in batches of 64;
+- astropy, opening each file once, or fitsio, with numpy and ONNX Runtime in the batches that otrain takes, of 64, or of
+  16 in int8;
 - ONNX Runtime alone, on normalised pixels that are in memory already: what any pipeline costs at the least;
 - memcpy of the pixels, and the multiply-adds of the network beside those of a matrix product on this machine.
 
@@ -42,7 +43,7 @@ from otrain_train.mock import MockSettings, write_mock
 from otrain_train.network import build
 
 KEYWORDS = (*NUMBERS, *TEXTS, "EDGE")
-BATCH, ORIGINAL_BATCH = 64, 1024
+ORIGINAL_BATCH = 1024
 SIZE = (64, 64)
 LARGE = 10_000_000
 """Multiply-adds from which a network gains from int8."""
@@ -127,13 +128,13 @@ def open_session(model):
 class Plain:
     """A model run by ONNX Runtime with no more around it than needed."""
 
-    def __init__(self, model: Model, card: ModelCard) -> None:
-        self.session = open_session(model.path)
+    def __init__(self, model: Model, card: ModelCard, batch: int) -> None:
+        self.session, self.batch = open_session(model.path), batch
         self.choice = {PRECISE: np.array(model.precision == "fp32")} if card.cascade else {}
         self.normalisation = card.normalisation
 
     def run(self, pixels):
-        batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+        batches = (pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch))
         return np.concatenate([self.session.run([OUTPUT], {INPUT: each, **self.choice})[0] for each in batches])
 
     def score(self, read, paths):
@@ -157,7 +158,7 @@ def measure(rivals: dict[str, Rival], repeats: int) -> Times:
 
 def rivals_of(model: Model, paths, few, original: Model | None) -> dict[str, Rival]:
     scorer = Scorer(model.path, precision=model.precision)
-    plain, card = Plain(model, scorer.card), scorer.card
+    plain, card = Plain(model, scorer.card, scorer.batch_size), scorer.card
     pixels = card.normalisation.apply(read_cutouts(paths, card=card).pixels)
     rivals = {
         OURS: Rival(partial(score, scorer), paths),
