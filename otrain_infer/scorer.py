@@ -315,7 +315,7 @@ class Scorer:
         if not (self.card.cascade and self._rescores):
             return
         near = np.flatnonzero(self.card.cascade.is_near(found[0]))
-        for rows in split(near, self.batch_size):
+        for rows in split(near, self._asked_batch_size or BATCH_SIZE):
             precise = self._run(take(rows), outputs, precisely=True)
             for each, better in zip(found, precise, strict=True):
                 each[rows] = better
