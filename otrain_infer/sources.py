@@ -240,7 +240,7 @@ def load(
     buffer.clear()
     buffer.room(EXPECTED_FILE * (len(sources) + 1))
     reasons: dict[int, str] = {}
-    bounds = _read_together(sources, buffer, enough, read_files or file_kernels.read_files)
+    bounds = _read_together(sources, buffer, enough, read_files)
     if buffer.stop == 0 and bounds.min(initial=0) >= 0:
         return Arena(buffer.data, bounds, reasons)  # all are used up, as nearly always
     for row in np.flatnonzero(bounds[:, 0] == file_kernels.TOO_LARGE).tolist():
@@ -272,15 +272,16 @@ def _read_together(
     """Read what can be read in one go; give the bounds, of which those of the other rows are UNREAD or TOO_LARGE."""
     bounds = np.full((len(sources), 2), file_kernels.UNREAD, np.int64)
     paths = _pack(sources)
-    if paths is None or read_files is None:
+    if paths is None or file_kernels.read_files is None:
         return bounds
+    read = read_files or file_kernels.read_files
     state = np.array([0, 0, -1, buffer.stop, buffer.stop], np.int64)
     try:
         while state[file_kernels.FILE] < len(sources):
             until = min(int(state[file_kernels.FILE]) + AT_ONCE, len(sources))
             if enough is not None and buffer.data.size > enough:
                 until = int(state[file_kernels.FILE]) + 1
-            read_files(paths, until, _OPEN_FLAGS, LARGEST_FILE, buffer.data, bounds, state)
+            read(paths, until, _OPEN_FLAGS, LARGEST_FILE, buffer.data, bounds, state)
             buffer.stop = int(state[file_kernels.STOP])
             if state[file_kernels.FILE] < until:
                 buffer.room(1)

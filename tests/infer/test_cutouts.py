@@ -8,7 +8,7 @@ from astropy.io import fits
 from corpus import PLANES, SIZE, write_corpus
 from cutout_files import draw, write_cutout
 
-from otrain_infer import Cutouts, read_cutouts, sources
+from otrain_infer import Cutouts, file_kernels, read_cutouts, sources
 from otrain_infer.cutouts import iter_cutouts, native_size
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.fits import Decoder, Wanted
@@ -254,6 +254,17 @@ def test_files_give_what_their_bytes_give(tmp_path, monkeypatch, at_once, expect
     unread = {row for row, path in enumerate(paths) if not path.is_file()}
     assert unread < set(found.reasons) == set(expected.reasons)
     assert all(found.reasons[row] == why for row, why in expected.reasons.items() if row not in unread)
+
+
+def test_without_the_calls_of_posix_files_are_read_one_by_one(tmp_path, monkeypatch):
+    paths, _ = write_all_kinds(tmp_path)
+    expected = read_cutouts(paths, planes=PLANES, size=SIZE)
+    monkeypatch.setattr(file_kernels, "read_files", None)
+    monkeypatch.setattr(file_kernels, "decode_files", None)
+    found = read_cutouts(paths, planes=PLANES, size=SIZE)
+    np.testing.assert_array_equal(found.pixels, expected.pixels)
+    np.testing.assert_array_equal(found.flags, expected.flags)
+    assert found.reasons == expected.reasons
 
 
 def test_a_file_gives_its_room_to_the_next_one(tmp_path):
