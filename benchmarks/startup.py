@@ -1,8 +1,9 @@
 """How long does it take to start: to show the help, to import, to give a first score?
 
 Fresh processes, by the clock, with files, byte code and kernels in their caches: what is in `site-packages` is compiled
-to byte code and the kernels to machine code before anything is timed. Then the modules are named whose import takes
-longest on the way to a first score.
+to byte code and the kernels to machine code before anything is timed. The first score is there when the process has
+printed it; all else is timed until the process has ended, and processor time always is. Then the modules are named
+whose import takes longest on the way to a first score.
 
     python benchmarks/startup.py [--repeats 15]
 """
@@ -26,7 +27,8 @@ from otrain_train.mock import MockSettings, write_mock
 
 COMMAND = "import sys; from otrain_infer.cli import infer; sys.exit(infer())"
 """What the installed script otrain-infer does, for where it is not installed."""
-SCORE = "import sys; from otrain_infer import Scorer; print(*Scorer().score_sources(sys.argv[1]))"
+SCORE = "import sys; from otrain_infer import Scorer; print(*Scorer().score_sources(sys.argv[1]), flush=True)"
+FIRST_SCORE = "to the first score, as a library"
 TOP = 10
 
 
@@ -44,17 +46,23 @@ def starts(cutout: Path, output: Path) -> dict[str, tuple[list[str], float | Non
         "otrain-infer --help": ([*command, "--help"], 0.15),
         "import otrain_infer": ([*python, "import otrain_infer"], 0.25),
         "from otrain_infer import Scorer": ([*python, "from otrain_infer import Scorer"], 0.25),
-        "to the first score, as a library": ([*python, SCORE, str(cutout)], 0.45),
+        FIRST_SCORE: ([*python, SCORE, str(cutout)], 0.45),
         "otrain-infer, one cutout, whole": ([*command, "--cutouts", str(cutout), "--output", str(output)], 0.45),
     }
 
 
-def start(command: Sequence[str]) -> Seconds:
+def start(command: Sequence[str], until_it_prints: bool) -> Seconds:
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if until_it_prints and process.stdout:
+            process.stdout.readline()
+            wall = time.perf_counter() - began
+        _, said = process.communicate()
+        if not until_it_prints:
+            wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
     return Seconds(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
 
 
@@ -105,7 +113,9 @@ def main() -> None:
         times: dict[str, list[Seconds]] = {name: [] for name in asked}
         for repeat in range(options.repeats + 1):
             for name, (command, _) in asked.items():
-                seconds = start(command)  # the first of each compiles the kernels, and fills the caches
+                seconds = start(
+                    command, name == FIRST_SCORE
+                )  # the first of each compiles the kernels, and fills the caches
                 if repeat:
                     times[name].append(seconds)
         print(f"\n  {'seconds of a fresh process':<38}{'wall':>8}{'(spread)':>18}{'processor':>12}{'aimed at':>10}")
