@@ -1,5 +1,6 @@
 """The commands otrain-infer and otrain-model: one parser, one short function each."""
 
+import codecs
 import glob
 import logging
 import math
@@ -129,10 +130,10 @@ def _is_datacube(path: str) -> bool:
 
 def _read_list(path: str) -> list[str]:
     try:
-        content = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise SourceError(f"the list of cutouts '{path}' cannot be read ({error.strerror})") from None
-    paths = [line for line in content.splitlines() if line.strip()]
+    paths = [os.fsdecode(line.removesuffix(b"\r")) for line in content.split(b"\n") if line.strip()]
     if not paths:
         raise SourceError(f"the list of cutouts '{path}' is empty")
     return paths

@@ -1,5 +1,6 @@
 """The frame of every command: options, logging, exit codes, progress."""
 
+import _thread
 import argparse
 import io
 import logging
@@ -72,6 +73,14 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequ
     int
         The exit code.
     """
+    previous, sys.unraisablehook = sys.unraisablehook, _raise_interrupts_again
+    try:
+        return _run(parser, command, argv)
+    finally:
+        sys.unraisablehook = previous
+
+
+def _run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     _configure_logging(parser.prog, logging.INFO)
     try:
         arguments = parser.parse_args(argv)
@@ -106,6 +115,14 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Sequ
     except KeyboardInterrupt:
         log.error("interrupted")
         return 128 + signal.SIGINT
+
+
+def _raise_interrupts_again(unraisable: Any) -> None:
+    # A Ctrl-C that falls into what a library calls back, such as while kernels are loaded, is lost there.
+    if unraisable.exc_type is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _flush_stdout() -> bool:

@@ -107,10 +107,19 @@ class Normalisation:
         -------
         ndarray
             Finite float32 (n, ny, nx, planes): `out`.
+
+        Raises
+        ------
+        UsageError
+            When `pixels` have not four axes, or `out` is not float32, C-contiguous, writable and of their shape.
         """
         pixels = as_kernels_take(pixels)
+        if pixels.ndim != 4:
+            raise UsageError(f"pixels to normalise have the shape (n, ny, nx, planes), not {pixels.shape}")
         if out is None:
             out = np.empty_like(pixels)
+        elif out is not pixels and (out.shape != pixels.shape or as_kernels_take(out) is not out):
+            raise UsageError(f"out must be float32, C-contiguous, writable and of the shape {pixels.shape}")
         if out is not pixels:
             np.copyto(out, pixels)
         _normalise(out, METHODS.index(self.method), np.float32(self.padding.value), self.padding.when == "before")

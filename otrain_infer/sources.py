@@ -69,9 +69,9 @@ def find_cutouts(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str
         When there is nothing at all, in one sentence.
     """
     if isinstance(source, str | os.PathLike):
-        paths = _expand(os.fspath(source))
+        paths = _expand(os.fsdecode(source))
     else:
-        paths = [path for each in source for path in _expand(os.fspath(each))]
+        paths = [path for each in source for path in _expand(os.fsdecode(each))]
     if not paths:
         raise SourceError("no cutout was named: give a folder, a glob or files")
     return paths
@@ -322,11 +322,21 @@ def _append(buffer: Buffer, source: Source) -> None:
     elif isinstance(source, bytes | bytearray | memoryview):
         buffer.append(memoryview(source).cast("B"))
     else:
-        buffer.append(source.read())
+        buffer.append(_read(source))
     if buffer.data[start : min(start + 2, buffer.stop)].tobytes() == GZIP_MAGIC:
         content = inflate(buffer.data[start : buffer.stop].tobytes(), LARGEST_FILE)
         buffer.stop = start
         buffer.append(content)
+
+
+def _read(source: BinaryIO) -> bytes:
+    try:
+        content = source.read()
+    except Exception as error:  # noqa: BLE001 (whatever the file object of somebody else raises is of this row alone)
+        raise OSError(f"reading the file object failed ({type(error).__name__}: {error})") from None
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise TypeError(f"the file object gives {type(content).__name__}, not bytes: open it in binary mode")
+    return bytes(content)
 
 
 def _too_large() -> str:
@@ -338,6 +348,6 @@ def names_of(sources: Sequence[Source]) -> list[str]:
     if set(map(type, sources)) == {str}:
         return list(sources)  # type: ignore[arg-type]
     return [
-        os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", ""))
+        os.fsdecode(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", ""))
         for source in sources
     ]

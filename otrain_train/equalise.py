@@ -7,6 +7,7 @@ of 8 bits are those of the widest channel: the others are brought near it, at so
 2023, "SmoothQuant", whose rule for s this is).
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -57,15 +58,17 @@ def equalise(proto: onnx.ModelProto, cutouts: Pixels) -> onnx.ModelProto:
         The graph, of which every output is what it was but for rounding.
     """
     weights = {each.name: each for each in proto.graph.initializer}
-    pairs = list(_find_pairs(proto.graph, weights))
+    pairs = list(_find_pairs(proto, weights))
     if not pairs:
         return proto
     for pair, widths in zip(pairs, _measure(proto, [pair.given for pair in pairs], cutouts), strict=True):
         giving = [numpy_helper.to_array(weights[name]) for name in pair.giver.input[1:]]
         taking = _by_channel(numpy_helper.to_array(weights[pair.taker.input[1]]), pair, len(widths))
         heaviest = np.abs(taking).max(axis=(0, 2))
-        scales = np.ones(len(widths), np.float32)
         used = (widths > 0) & (heaviest > 0)
+        if not used.any():
+            continue
+        scales = np.ones(len(widths), np.float32)
         scales[used] = widths[used] ** SHARE / heaviest[used] ** (1 - SHARE)
         scales[used] /= np.exp(np.log(scales[used]).mean())
         scales = np.clip(scales, 1 / LARGEST_SCALE, LARGEST_SCALE)
@@ -77,37 +80,51 @@ def equalise(proto: onnx.ModelProto, cutouts: Pixels) -> onnx.ModelProto:
     return proto
 
 
-def _find_pairs(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto]) -> Iterator[_Pair]:
+def _find_pairs(proto: onnx.ModelProto, weights: dict[str, onnx.TensorProto]) -> Iterator[_Pair]:
+    graph = proto.graph
     uses = Counter(name for node in graph.node for name in node.input) + Counter(each.name for each in graph.output)
     takers = {name: node for node in graph.node for name in node.input}
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.value_info
+    shapes = {each.name: [axis.dim_value for axis in each.type.tensor_type.shape.dim] for each in inferred}
     for giver in graph.node:
         if giver.op_type != "Conv" or _group(giver) != 1 or not _owns(giver, weights, uses):
             continue
         tensor, given, channels_last = giver.output[0], "", False
+        # Through what keeps (n, channels, ny, nx), then perhaps to (n, ny, nx, channels), and then to a dense layer.
         while uses[tensor] == 1:
             taker = takers[tensor]
-            if taker.op_type == "Relu":
+            if taker.op_type == "Relu" and not channels_last:
                 given = taker.output[0]
-            elif taker.op_type == "Transpose":
-                if _attribute(taker, "perm") != [0, 2, 3, 1]:
-                    break
+            elif taker.op_type == "Transpose" and not channels_last and _attribute(taker, "perm") == [0, 2, 3, 1]:
                 channels_last = True
-            elif given and _takes_weights(taker) and taker.input[0] == tensor:
-                if _owns(taker, weights, uses):
-                    yield _Pair(giver, given, taker, channels_last)
+            elif taker.op_type == "Conv" and _group(taker) == 1:
+                if given and not channels_last and taker.input[0] == tensor and _owns(taker, weights, uses):
+                    yield _Pair(giver, given, taker, False)
                 break
-            elif taker.op_type not in ("MaxPool", "AveragePool", "Reshape", "Flatten") and not _is_average(taker):
+            elif taker.op_type in ("Reshape", "Flatten"):
+                flat, image = (shapes.get(each, []) for each in (taker.output[0], tensor))
+                dense = takers.get(taker.output[0], taker)
+                whole = uses[taker.output[0]] == 1 and _takes_whole(dense, flat, image)
+                if given and whole and _owns(dense, weights, uses):
+                    yield _Pair(giver, given, dense, channels_last)
+                break
+            elif channels_last or not (taker.op_type in ("MaxPool", "AveragePool") or _is_average(taker, weights)):
                 break
             tensor = taker.output[0]
 
 
-def _takes_weights(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("Gemm", "MatMul") or (node.op_type == "Conv" and _group(node) == 1)
+def _takes_whole(dense: onnx.NodeProto, flat: list[int], image: list[int]) -> bool:
+    """Tell whether a dense layer takes a flattened image of known size."""
+    if dense.op_type not in ("Gemm", "MatMul") or len(flat) != 2 or len(image) != 4:
+        return False
+    return flat[1] == math.prod(image[1:]) > 0
 
 
-def _is_average(node: onnx.NodeProto) -> bool:
-    # One filter a channel and nothing added to it.
-    return node.op_type == "Conv" and _group(node) > 1 and len(node.input) == 2
+def _is_average(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    # One filter for each channel, and nothing added to it.
+    if node.op_type != "Conv" or len(node.input) != 2 or node.input[1] not in weights:
+        return False
+    return list(weights[node.input[1]].dims[:2]) == [_group(node), 1]
 
 
 def _owns(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], uses: Counter[str]) -> bool:

@@ -110,7 +110,7 @@ def _with_plain_reshapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         rows, *rest = shapes.get(node.output[0]) or [1]
         if node.op_type == "Reshape" and node.input[1] not in constants and rows == 0 and all(rest):
-            shape = numpy_helper.from_array(np.array([0, *rest], np.int64), f"{node.output[0]}_shape")
+            shape = numpy_helper.from_array(np.array([-1, *rest], np.int64), f"{node.output[0]}_shape")
             graph.initializer.append(shape)
             node.input[1] = shape.name
     _drop_unused(graph)

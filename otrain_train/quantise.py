@@ -57,7 +57,7 @@ def quantise(proto: onnx.ModelProto, cutouts: Pixels) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory() as folder:
         folded, quantised = Path(folder, "folded.onnx"), Path(folder, "quantised.onnx")
-        prepared = equalise(_with_averages_as_convolutions(_fold(proto, folded)), cutouts)
+        prepared = equalise(_with_averages_as_convolutions(fold(proto, folded)), cutouts)
         add_pre_process_metadata(prepared)  # without it onnxruntime warns that nothing was folded
         onnx.save(prepared, folded)
         quantize_static(
@@ -114,8 +114,8 @@ def _branch(proto: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
     return branch
 
 
-def _fold(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    # Batch normalisations go into convolutions, and sums into products: what is left is what can be quantised.
+def fold(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Put batch normalisations into convolutions, and sums into products: what is left is what can be quantised."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)

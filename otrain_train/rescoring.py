@@ -130,10 +130,11 @@ def check(cascade: Cascade, name: str, max_flips: float = MAX_FLIPS) -> None:
     """
     worst = max(cascade.flips, key=lambda point: cascade.flips[point])
     if cascade.flips[worst] > max_flips:
+        called, most = round(cascade.flips[worst] * cascade.rows), math.floor(max_flips * cascade.rows + 1e-9)
         raise ParityError(
-            f"'{name}' as int8 calls {cascade.flips[worst]:.2%} of {cascade.rows} cutouts otherwise at the threshold "
-            f"'{worst}', where {max_flips:.2%} is allowed: nothing was written; admit more with --max-flips, or export "
-            "it as fp32"
+            f"'{name}' as int8 calls {called} of {cascade.rows} cutouts otherwise at the threshold '{worst}', where "
+            f"{most} may be ({max_flips:.2%}): nothing was written; name a datacube with more cutouts, admit more with "
+            "--max-flips, or export it as fp32"
         )
     if not cascade.mean_change <= MAX_MEAN_CHANGE:
         raise ParityError(

@@ -1,3 +1,6 @@
+import codecs
+import csv
+import ctypes
 import os
 import signal
 import subprocess
@@ -12,6 +15,7 @@ from networks import full_card, make_card, make_model
 
 from otrain_infer import Scorer, read_cutouts
 from otrain_infer.cli import infer, model
+from otrain_infer.command import Parser, run
 
 
 def scores_of(path, table_format="ascii.commented_header"):
@@ -332,6 +336,32 @@ def test_names_that_the_terminal_cannot_show(tmp_path, tiny_path):
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_list_ends_its_lines_with_line_ends_alone(tiny_path, tmp_path):
+    names = ["a\u2028b.fits", "c\x85d.fits", "e\x0cf.fits", os.fsdecode(b"\xff.fits")]
+    paths = [os.fsencode(write_cutout(tmp_path / name, seed)) for seed, name in enumerate(names)]
+    (tmp_path / "list.txt").write_bytes(codecs.BOM_UTF8 + b"\r\n".join(paths) + b"\n\n")
+    output = tmp_path / "o.csv"
+    assert infer(["--cutouts", f"@{tmp_path / 'list.txt'}", "--model", str(tiny_path), "--output", str(output)]) == 0
+    with output.open(newline="") as file:
+        assert [bool(row["label1"]) for row in csv.DictReader(file)] == [True] * 4
+
+
+@pytest.mark.timeout(10)
+def test_an_interrupt_within_what_a_library_calls_back_is_not_lost(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def command(_):
+        ctypes.CFUNCTYPE(None)(interrupted)()
+        while True:
+            time.sleep(0.01)
+
+    before = sys.unraisablehook
+    assert run(Parser(prog="otrain-try"), command, []) == 130
+    assert capsys.readouterr().err == "otrain-try: interrupted\n"
+    assert sys.unraisablehook is before
 
 
 def test_every_line_of_a_list_is_a_row(folder, tiny_path, tmp_path):

@@ -1,5 +1,7 @@
 import gzip
 import io
+import lzma
+import os
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +160,25 @@ def test_memory_and_file_objects(tmp_path):
     assert not cutouts.flags.any()
     assert (cutouts.pixels == cutouts.pixels[0]).all()
     assert read_cutouts(content, planes=["DIFF"]).names.tolist() == [""]
+
+
+def test_a_file_object_costs_its_row_alone_whatever_it_does(tmp_path):
+    content = Path(write_cutout(tmp_path / "a.fits", 4)).read_bytes()
+    packed = bytearray(lzma.compress(content))
+    packed[200:300] = bytes(100)
+    with lzma.open(io.BytesIO(packed)) as damaged:
+        cutouts = read_cutouts([content, damaged, io.StringIO("text"), content], planes=["DIFF"], size=(64, 64))
+    assert cutouts.usable.tolist() == [True, False, False, True]
+    assert "reading the file object failed (LZMAError: " in cutouts.reasons[1]
+    assert cutouts.reasons[2] == "the file object gives str, not bytes: open it in binary mode"
+
+
+def test_paths_of_bytes_are_paths(tmp_path):
+    path = write_cutout(tmp_path / "a.fits", 4)
+    (entry,) = os.scandir(os.fsencode(tmp_path))
+    cutouts = read_cutouts([entry], planes=["DIFF"], size=(64, 64))
+    assert cutouts.usable.all()
+    assert cutouts.names.tolist() == [path]
 
 
 def test_chunks_and_threads_change_nothing(folder):

@@ -179,3 +179,14 @@ def test_rows_scaled_together_are_those_scaled_alone_to_the_bit(ny, planes):
     pixels[1, 0, 5, planes - 1] = 3.4e38
     alone = np.stack([Normalisation("l2").apply(pixels[:, y : y + 1]) for y in range(ny)], axis=1)[:, :, 0]
     np.testing.assert_array_equal(Normalisation("l2-rows").apply(pixels), alone)
+
+
+def test_an_out_that_cannot_be_filled_is_refused():
+    pixels = np.ones((2, 5, 4, 1), np.float32)
+    read_only = np.ones_like(pixels)
+    read_only.flags.writeable = False
+    for out in (np.ones((2, 5, 4, 2), np.float32)[..., :1], np.ones(pixels.shape), pixels[:1].copy(), read_only):
+        with pytest.raises(UsageError, match="out must be float32, C-contiguous, writable and of the shape"):
+            Normalisation().apply(pixels, out)
+    with pytest.raises(UsageError, match=r"shape \(n, ny, nx, planes\), not \(5, 4, 1\)"):
+        Normalisation().apply(pixels[0])

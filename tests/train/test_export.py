@@ -153,6 +153,16 @@ def test_no_shape_is_computed_from_pixels():
         np.testing.assert_allclose(session.run(None, {"cutouts": pixels})[0], network(pixels), atol=1e-5)
 
 
+def test_a_dense_layer_at_every_place(tmp_path):
+    network = make_network(
+        layers.Reshape((14, 12, 4)), layers.Dense(3, "relu"), layers.Flatten(), layers.Dense(2, "softmax")
+    )
+    export(network, make_card(), tmp_path / "m.onnx", make_rows())
+    rows = make_rows()
+    expected = np.asarray(network(ROBUST.apply(rows), training=False))[:, 1]
+    np.testing.assert_allclose(Scorer(tmp_path / "m.onnx").score_pixels(rows), expected, atol=1e-5)
+
+
 def test_the_tensors_are_those_of_the_contract(tmp_path):
     for precision in ("fp32", "fp16"):
         export(softmax_network(), make_card(), tmp_path / "m.onnx", make_rows(), precision)

@@ -21,7 +21,7 @@ from otrain_train.equalise import equalise
 from otrain_train.export import export
 from otrain_train.graph import add_score, convert
 from otrain_train.network import build
-from otrain_train.quantise import is_int8, quantise
+from otrain_train.quantise import fold, is_int8, quantise
 from otrain_train.rescoring import check, choose_intervals, in_words, judge
 
 SHAPE = (16, 16, 2)
@@ -141,18 +141,59 @@ def test_loud_channels_leave_room_for_the_others(number, tmp_path):
     assert 0 < changes[1] < 2 * changes[0]
 
 
-def test_equal_channels_change_no_score_but_for_rounding():
+def sequential(*those):
+    keras.utils.set_random_seed(7)
+    return keras.Sequential([keras.Input(SHAPE), *those, layers.Dense(2, "softmax")])
+
+
+EQUALISED = {
+    "loud": lambda: with_loud_channels(2),
+    "otrain": lambda: build("otrain", SHAPE),
+    "branches": with_branches,
+}
+LEFT = {
+    "dense at every place": lambda: sequential(
+        layers.Conv2D(8, 3, activation="relu"), layers.Dense(4, "relu"), layers.Flatten()
+    ),
+    "flattened before its rectifier": lambda: sequential(layers.Conv2D(8, 3), layers.Flatten(), layers.ReLU()),
+    "another shape before its rectifier": lambda: sequential(
+        layers.Conv2D(8, 3), layers.Reshape((7, 14, 16)), layers.ReLU(), layers.Flatten()
+    ),
+    "another order of axes": lambda: sequential(
+        layers.Conv2D(14, 3, activation="relu"), layers.Permute((2, 3, 1)), layers.Flatten()
+    ),
+    "another shape and order": lambda: sequential(
+        layers.Conv2D(16, 3, padding="same", activation="relu"),
+        layers.Reshape((16, 16, 16)),
+        layers.Permute((2, 3, 1)),
+        layers.Flatten(),
+    ),
+    "two filters for each channel": lambda: sequential(
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.GlobalAveragePooling2D(),
+    ),
+    "dead channels": lambda: sequential(
+        layers.Conv2D(
+            8, 3, activation="relu", kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(-1)
+        ),
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.GlobalAveragePooling2D(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*EQUALISED, *LEFT])
+def test_equal_channels_change_no_score_but_for_rounding(kind, tmp_path):
     rows = CARD.normalisation.apply(make_rows(100))
-    for network in (with_loud_channels(2), build("otrain", SHAPE), with_branches()):
-        proto = onnx.shape_inference.infer_shapes(add_score(convert([network], SHAPE)[0]))
-        before = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
-        (expected,) = run(proto, rows)
-        (found,) = run(equalise(proto, rows), rows)
-        changed = [
-            each.name for each in proto.graph.initializer if (numpy_helper.to_array(each) != before[each.name]).any()
-        ]
-        assert len(changed) > 2
-        np.testing.assert_allclose(found, expected, atol=2e-5)
+    proto = fold(add_score(convert([(EQUALISED | LEFT)[kind]()], SHAPE)[0]), tmp_path / "folded.onnx")
+    before = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
+    (expected,) = run(proto, rows)
+    (found,) = run(equalise(proto, rows), rows)
+    changed = [each for each in proto.graph.initializer if (numpy_helper.to_array(each) != before[each.name]).any()]
+    assert bool(changed) == (kind in EQUALISED)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_the_copy_scores_nearly_as_the_network(exported, network):
