@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +16,8 @@ from otrain_infer.errors import OtrainError
 
 DONE, NOTHING_SCORED, WRONG = 0, 1, 2
 """Exit codes: done; nothing could be scored; wrong usage or a named error."""
+
+_MOMENT = 0.01  # s
 
 LOGGERS = ("otrain", "otrain_infer", "otrain_train")
 
@@ -118,9 +121,12 @@ def _run(parser: Parser, command: Callable[[argparse.Namespace], int], argv: Seq
 
 
 def _raise_interrupts_again(unraisable: Any) -> None:
-    # A Ctrl-C that falls into what a library calls back, such as while kernels are loaded, is lost there.
+    # A Ctrl-C that falls into what a library calls back, such as while kernels are loaded, is lost there, and would be
+    # here: it comes again a moment later.
     if unraisable.exc_type is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _thread.interrupt_main()
+        again = threading.Timer(_MOMENT, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(unraisable)
 
