@@ -113,9 +113,8 @@ def main() -> None:
         times: dict[str, list[Seconds]] = {name: [] for name in asked}
         for repeat in range(options.repeats + 1):
             for name, (command, _) in asked.items():
-                seconds = start(
-                    command, name == FIRST_SCORE
-                )  # the first of each compiles the kernels, and fills the caches
+                # The first of each compiles the kernels, and fills the caches.
+                seconds = start(command, name == FIRST_SCORE)
                 if repeat:
                     times[name].append(seconds)
         print(f"\n  {'seconds of a fresh process':<38}{'wall':>8}{'(spread)':>18}{'processor':>12}{'aimed at':>10}")

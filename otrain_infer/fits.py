@@ -194,8 +194,8 @@ class Decoder:
         rows = slice(first, first + len(bounds))
         for column, i in np.argwhere(self._later[:, rows, 0]).tolist():
             self._read_value(column, first + i, data)
-        status = self._outcome[rows, fits_kernels.STATUS]
-        for i in np.flatnonzero(status == fits_kernels.DECLINED).tolist():
+        declined = self._outcome[rows, fits_kernels.STATUS] == fits_kernels.DECLINED
+        for i in np.flatnonzero(declined).tolist():
             self._read_with_astropy(first + i, data[bounds[i, 0] : bounds[i, 1]].tobytes())
         for row in (first + np.flatnonzero(self._flags[rows] & UNUSABLE)).tolist():
             if row not in self._reasons:

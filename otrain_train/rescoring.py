@@ -54,9 +54,8 @@ def choose_intervals(
         (lowest, highest) score, for each threshold within (0, 1): as far from it in log odds on either side, and no
         further than it takes.
     """
-    # The mean of a Poisson distribution that exceeds `most` once in 1 / _UNLUCKY.
-    most = math.floor(max_flips * judging + 1e-9)
-    planned = float(chi2.ppf(_UNLUCKY, 2 * (most + 1))) / 2 / judging
+    # The mean of a Poisson distribution that exceeds what is allowed once in 1 / _UNLUCKY.
+    planned = float(chi2.ppf(_UNLUCKY, 2 * (_most(max_flips, judging) + 1))) / 2 / judging
     before, after = _log_odds(network), _log_odds(copy)
     intervals = []
     for threshold in sorted(value for value in thresholds.values() if 0 < value < 1):
@@ -130,7 +129,7 @@ def check(cascade: Cascade, name: str, max_flips: float = MAX_FLIPS) -> None:
     """
     worst = max(cascade.flips, key=lambda point: cascade.flips[point])
     if cascade.flips[worst] > max_flips:
-        called, most = round(cascade.flips[worst] * cascade.rows), math.floor(max_flips * cascade.rows + 1e-9)
+        called, most = round(cascade.flips[worst] * cascade.rows), _most(max_flips, cascade.rows)
         raise ParityError(
             f"'{name}' as int8 calls {called} of {cascade.rows} cutouts otherwise at the threshold '{worst}', where "
             f"{most} may be ({max_flips:.2%}): nothing was written; name a datacube with more cutouts, admit more with "
@@ -151,6 +150,10 @@ def in_words(cascade: Cascade) -> str:
         f"{flips:.2%} of them otherwise than fp32 (int8 alone {max(cascade.flips_alone.values()):.2%}); a score "
         f"changes by {cascade.mean_change:.2g} on average, {cascade.largest_change:.2g} at most"
     )
+
+
+def _most(max_flips: float, rows: int) -> int:
+    return math.floor(max_flips * rows + 1e-9)
 
 
 def _log_odds(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
