@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 
@@ -23,6 +24,13 @@ def split(items: S, length: int) -> Iterator[S]:
     """Cut `items` into consecutive chunks of `length`; the last may be shorter."""
     for start in range(0, len(items), length):
         yield items[start : start + length]
+
+
+def gather(items: Iterable[T], length: int) -> Iterator[list[T]]:
+    """Gather consecutive items into lists of `length`; the last may be shorter."""
+    remaining = iter(items)
+    while chunk := [*islice(remaining, length)]:
+        yield chunk
 
 
 def map_in_order(function: Callable[[T], R], chunks: Iterable[T], threads: int) -> Iterator[R]:

@@ -156,8 +156,13 @@ class CutoutReader:
                 reasons |= {done + row: why for row, why in arena.reasons.items()}
                 done += len(arena.bounds)
         decoded = decoder.result()
-        header = _header(decoded)
-        flags = decoded.flags | _header_flags(header, decoded.texts["EDGE"], decoded.flags)
+        found = {**decoded.numbers, **decoded.texts}
+        for key, other in SYNONYMS.items():
+            missing = _is_missing(found[key])
+            if missing.any():
+                found[key] = np.where(missing, found[other], found[key])
+        header = clean_header(found)
+        flags = decoded.flags | flag_header(header, found["EDGE"], decoded.flags)
         names = np.array(names_of(sources), np.str_)
         return Cutouts(names, pixels, header, flags, decoded.reasons | reasons)
 
@@ -175,12 +180,8 @@ def _says_edge(text: str) -> bool:
         return text.upper() not in FALSE_TEXTS
 
 
-def _header(decoded: fits.Decoded) -> dict[str, npt.NDArray[Any]]:
-    found = {**decoded.numbers, **decoded.texts}
-    for key, other in SYNONYMS.items():
-        missing = _is_missing(found[key])
-        if missing.any():
-            found[key] = np.where(missing, found[other], found[key])
+def clean_header(found: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Give the columns of `Cutouts.header`, each (n,); of numbers those that stand for nothing become NaN."""
     # All at once: for a few rows, a call of numpy costs more than what it does.
     numbers = np.array([found[key] for key in NUMBERS])
     numbers[~np.isfinite(numbers) | (numbers == SENTINEL)] = np.nan
@@ -192,9 +193,25 @@ def _is_missing(column: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return missing
 
 
-def _header_flags(
+def flag_header(
     header: dict[str, npt.NDArray[Any]], edge: npt.NDArray[Any], pixel_flags: npt.NDArray[np.uint32]
 ) -> npt.NDArray[np.uint32]:
+    """Give the flags that a header brings.
+
+    Parameters
+    ----------
+    header
+        As of `Cutouts.header`.
+    edge
+        What EDGE says, text (n,).
+    pixel_flags
+        `CutoutFlag`, uint32 (n,), that the pixels have brought.
+
+    Returns
+    -------
+    ndarray
+        `CutoutFlag`, uint32 (n,): EDGE, MISSING_KEYWORD.
+    """
     flags = np.zeros(len(edge), np.uint32)
     for text in set(edge.tolist()):
         if _says_edge(text):

@@ -3,6 +3,7 @@
 OtrainError
 ├── UsageError         an option or argument that makes no sense        ValueError
 ├── SourceError        cutouts that are not where they should be        OSError
+├── PacketError        an alert packet, or its schema, that cannot be read   ValueError
 ├── DatacubeError      an .npz file that is not a usable datacube       ValueError
 ├── ModelError         a model file that cannot be used                 ValueError
 │   ├── ParityError    an exported model that scores otherwise          ValueError
@@ -26,6 +27,10 @@ class UsageError(OtrainError, ValueError):
 
 class SourceError(OtrainError, OSError):
     """Cutouts that are not where they should be."""
+
+
+class PacketError(OtrainError, ValueError):
+    """An alert packet, or its schema, that cannot be read."""
 
 
 class DatacubeError(OtrainError, ValueError):

@@ -49,6 +49,8 @@ class Wanted:
         Where missing pixels go: ``corner`` puts them all on the high side of both axes. ``object`` keeps the object in
         the centre: they go to the low side where XPOS (YPOS) is less than half the size, else to the high side; and to
         both where nothing tells that the cutout is truncated, because it is square or the position is not known.
+    first_image
+        Whether the first image of two axes is the plane, the only one, whatever its name, and whatever else is there.
     """
 
     planes: tuple[str, ...]
@@ -56,6 +58,7 @@ class Wanted:
     numbers: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     side: str = "object"
+    first_image: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,22 +131,31 @@ class Decoder:
     pixels
         Where to put the pixels, float32 (n, ny, nx, planes), C-contiguous; of no row if they are not asked for. Missing
         pixels and unusable rows become NaN.
+    positions
+        (y, x) of each object in its parent image where the file does not tell it as YPOS and XPOS, float64 (n, 2)
+        (pixels); NaN where it is not known.
 
     Raises
     ------
     UsageError
-        When no plane is asked for.
+        When no plane is asked for, or several although the first image is to be the only one.
     """
 
-    def __init__(self, wanted: Wanted, n: int, pixels: Floats) -> None:
+    def __init__(
+        self, wanted: Wanted, n: int, pixels: Floats, positions: npt.NDArray[np.float64] | None = None
+    ) -> None:
         if not wanted.planes:
             raise UsageError("no plane is asked for")
+        if wanted.first_image and len(wanted.planes) > 1:
+            raise UsageError(f"the first image of a file is one plane, not {len(wanted.planes)}")
         self._wanted, self._plan, self._pixels = wanted, _plan(wanted), pixels
         n_numbers, n_texts = len(self._plan.numbers), len(self._plan.texts)
         self._outcome = np.full((n, 3), fits_kernels.PENDING, np.int64)
         self._flags = np.zeros(n, np.uint32)
         self._shapes = np.zeros((n, 2), np.int32)
         self._numbers = np.full((n_numbers, n), np.nan)
+        if positions is not None:
+            self._numbers[[self._plan.y_column, self._plan.x_column]] = positions.T
         self._codes = np.zeros((n_texts, n, fits_cards.TEXT_WIDTH), np.uint8)
         self._widths = np.ones(n_texts, np.int64)
         self._later = np.zeros((n_numbers + n_texts, n, 2), np.int64)
@@ -209,7 +221,7 @@ class Decoder:
         if stop > 0:  # it was not within a string
             token = token.replace("D", "E").replace("d", "e")
         if column < len(self._numbers):
-            self._numbers[column, row] = _as_number(token)
+            self._numbers[column, row] = as_number(token)
         else:
             self._texts.append((column - len(self._numbers), row, str(float(token))))
 
@@ -223,7 +235,8 @@ class Decoder:
             cutout = fits_astropy.Cutout([], -1, (0, 0), dict.fromkeys(plan.keywords))
         self._shapes[row] = cutout.shape
         for column, key in enumerate(plan.numbers):
-            self._numbers[column, row] = _as_number(cutout.values[key])
+            if cutout.values[key] is not None:
+                self._numbers[column, row] = as_number(cutout.values[key])
         for column, key in enumerate(plan.texts):
             value = cutout.values[key]
             self._texts.append((column, row, "" if value is None else str(value).strip()))
@@ -350,7 +363,8 @@ def _put_text(texts: list[Any], j: int, i: int, text: str) -> None:
     texts[j][i] = text
 
 
-def _as_number(value: Any) -> float:
+def as_number(value: Any) -> float:
+    """Give the number that a value of a header stands for, or NaN."""
     if isinstance(value, bool | complex) or value is None or "_" in str(value):  # float() takes 1_7 for 17
         return math.nan
     try:
@@ -374,7 +388,7 @@ def _group(name: str) -> int | None:
 
 def _table(names: Sequence[str]) -> tuple[Bytes, npt.NDArray[np.int64]]:
     lengths = np.array([len(name) for name in names], np.int64)
-    table = np.zeros((len(names), max(8, *lengths)), np.uint8)
+    table = np.zeros((len(names), max([8, *lengths])), np.uint8)
     for row, name in zip(table, names, strict=True):
         row[: len(name)] = list(name.encode("ascii", "replace"))
     return table, lengths
@@ -403,8 +417,11 @@ def _plan(wanted: Wanted) -> _Plan:
     planes = [plane.strip().upper() for plane in wanted.planes]
     others = [plane for plane in dict.fromkeys(planes) if _group(plane) is None]
     known = [(name, group) for group, same in enumerate((*SYNONYMS, *((name,) for name in others))) for name in same]
+    if wanted.first_image:
+        known = []  # a name that is not known is of the group -1
     plane_names, plane_lengths = _table([name for name, _ in known])
-    groups = dict(known)
+    groups_of_names = dict(known)
+    groups = [groups_of_names.get(plane, -1) for plane in planes]
     y_column, x_column = numbers.index("YPOS"), numbers.index("XPOS")
     kernel = (
         (words, owners, names, lengths),
@@ -412,7 +429,7 @@ def _plan(wanted: Wanted) -> _Plan:
             plane_names,
             plane_lengths,
             np.array([group for _, group in known], np.int64),
-            np.array([groups[plane] for plane in planes], np.int64),
+            np.array(groups, np.int64),
         ),
         (
             np.array([keywords.index(name) for name in numbers], np.int64),
@@ -422,4 +439,4 @@ def _plan(wanted: Wanted) -> _Plan:
         ),
         wanted.side == "object",
     )
-    return _Plan(kernel, numbers, texts, y_column, x_column, keywords, [groups[plane] for plane in planes], groups)
+    return _Plan(kernel, numbers, texts, y_column, x_column, keywords, groups, groups_of_names)

@@ -1,0 +1,348 @@
+"""Where the packets of a survey keep what makes a cutout: one YAML file tells it for each survey."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from dataclasses import field as with_default
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from otrain_infer.card import PLANES
+from otrain_infer.cutouts import NUMBERS, TEXTS
+from otrain_infer.errors import MissingExtraError, UsageError
+
+Numbers = npt.NDArray[np.float64]
+Texts = npt.NDArray[np.str_]
+Stamps = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+Choice = tuple[str, ...]
+"""Paths of fields such as ``candidate.magpsf``, of which the first that is not empty counts."""
+
+FOLDER = Path(__file__).with_name("mappings")
+
+EDGE = "EDGE"
+
+UNKNOWN = -999.0
+"""What some surveys write for a number that they do not know."""
+
+MAGNITUDES = 2.5 / math.log(10)
+"""Magnitudes for each unit of the natural logarithm of a flux."""
+
+SIGMAS = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a Gaussian, in standard deviations."""
+
+
+class Packets(Protocol):
+    """Some packets, whatever they came as: n rows, and a slot for each of `PacketMapping.paths`."""
+
+    def __len__(self) -> int: ...
+
+    def numbers(self, slot: int) -> Numbers:
+        """Give a field as numbers, float64 (n,); NaN where there is none."""
+
+    def texts(self, slot: int) -> Texts:
+        """Give a field as text, (n,); empty where there is none."""
+
+    def stamps(self, slot: int) -> Stamps:
+        """Give bytes, uint8 (m,), and [start, stop) of each row's within them, int64 (n, 2); empty where none."""
+
+
+class Chooser:
+    """Takes choices of fields out of packets.
+
+    Parameters
+    ----------
+    packets
+        The packets.
+    slots
+        Path -> slot.
+    """
+
+    def __init__(self, packets: Packets, slots: Mapping[str, int]) -> None:
+        self._packets, self._slots = packets, slots
+
+    def numbers(self, choice: Choice) -> Numbers:
+        """Give what a choice stands for as numbers, float64 (n,); NaN where there is none."""
+        found = self._packets.numbers(self._slots[choice[0]])
+        for path in choice[1:]:
+            missing = np.isnan(found)
+            if missing.any():
+                found = np.where(missing, self._packets.numbers(self._slots[path]), found)
+        return np.where(found == UNKNOWN, np.nan, found)
+
+    def texts(self, choice: Choice) -> Texts:
+        """Give what a choice stands for as text, (n,); empty where there is none."""
+        found = self._packets.texts(self._slots[choice[0]])
+        for path in choice[1:]:
+            missing = found == ""
+            if missing.any():
+                found = np.where(missing, self._packets.texts(self._slots[path]), found)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._packets)
+
+
+class Column(Protocol):
+    """What a column of the header is made of."""
+
+    def read(self, chooser: Chooser, as_text: bool) -> npt.NDArray[Any]:
+        """Give it, (n,): as text, empty where there is none, or as float64, NaN where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the packet.
+
+    Attributes
+    ----------
+    field
+        Which.
+    values
+        Text of the field -> what is put in its place.
+    add
+        What is added to a number.
+    absolute
+        Whether a number loses its sign, before that.
+    """
+
+    field: Choice
+    values: Mapping[str, str] = with_default(default_factory=dict)
+    add: float = 0.0
+    absolute: bool = False
+
+    def read(self, chooser: Chooser, as_text: bool) -> npt.NDArray[Any]:
+        """See `Column`."""
+        if not as_text:
+            found = chooser.numbers(self.field)
+            return (np.abs(found) if self.absolute else found) + self.add
+        texts = chooser.texts(self.field)
+        return np.array([self.values.get(each, each) for each in texts.tolist()], np.str_) if self.values else texts
+
+
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """A magnitude: ``zero_point - 2.5 log10 |flux|``, as the flux of a difference may be negative."""
+
+    flux: Choice
+    zero_point: float
+
+    def read(self, chooser: Chooser, as_text: bool) -> npt.NDArray[Any]:  # noqa: ARG002
+        """See `Column`."""
+        return np.asarray(self.zero_point - MAGNITUDES * np.log(np.abs(chooser.numbers(self.flux))))
+
+
+@dataclass(frozen=True, slots=True)
+class MagnitudeError:
+    """The error of a magnitude, to first order: ``2.5 / ln 10`` times the relative error of the flux."""
+
+    flux_error: Choice
+    flux: Choice
+
+    def read(self, chooser: Chooser, as_text: bool) -> npt.NDArray[Any]:  # noqa: ARG002
+        """See `Column`."""
+        return MAGNITUDES * chooser.numbers(self.flux_error) / np.abs(chooser.numbers(self.flux))
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """A full width at half maximum (pixels): that of a Gaussian with these second moments, `pixel` their unit's."""
+
+    moments: Choice
+    pixel: float = 1.0
+
+    def read(self, chooser: Chooser, as_text: bool) -> npt.NDArray[Any]:  # noqa: ARG002
+        """See `Column`."""
+        each = [chooser.numbers((path,)) for path in self.moments]
+        return np.asarray(SIGMAS * np.sqrt(np.maximum(np.mean(each, axis=0), 0)) / self.pixel)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """The same text for every packet."""
+
+    text: str
+
+    def read(self, chooser: Chooser, as_text: bool) -> npt.NDArray[Any]:  # noqa: ARG002
+        """See `Column`."""
+        return np.full(len(chooser), self.text)
+
+
+# The first key of each tells it from the others; that with two fluxes comes before that with one.
+KINDS = (Field, MagnitudeError, Magnitude, Width, Constant)
+OF_TEXTS = (Field, Constant)
+
+
+@dataclass(frozen=True, eq=False)
+class PacketMapping:
+    """Where the packets of a survey keep what makes a cutout.
+
+    Attributes
+    ----------
+    name
+        Of the survey.
+    planes
+        Plane -> the field with its stamp, a FITS file that may be gzipped.
+    columns
+        Column of the header -> what it is made of.
+    record
+        The full name of the packets' record, which settles that they are this survey's.
+    known_by
+        Fields that only this survey's packets have, all of them.
+    stamp
+        (ny, nx) of a whole stamp (pixels): a smaller one has been cut at the edge of its image. Empty if they come in
+        any size.
+    """
+
+    name: str
+    planes: Mapping[str, Choice]
+    columns: Mapping[str, Column]
+    record: str = ""
+    known_by: Choice = ()
+    stamp: tuple[int, ...] = ()
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Every field that is needed, once."""
+        choices = [*self.planes.values(), self.known_by]
+        for column in self.columns.values():
+            choices += [each for each in _values(column) if isinstance(each, tuple)]
+        return tuple(dict.fromkeys(path for choice in choices for path in choice))
+
+    @cached_property
+    def slots(self) -> dict[str, int]:
+        """Path -> its place among `paths`."""
+        return {path: slot for slot, path in enumerate(self.paths)}
+
+    def read_columns(self, packets: Packets) -> dict[str, npt.NDArray[Any]]:
+        """Give every column of `NUMBERS` (float64), of `TEXTS` and EDGE (text) of n packets, each (n,)."""
+        chooser = Chooser(packets, self.slots)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a flux of 0 has no magnitude
+            return {name: self._read(name, chooser) for name in (*NUMBERS, *TEXTS, EDGE)}
+
+    def _read(self, name: str, chooser: Chooser) -> npt.NDArray[Any]:
+        as_text = name not in NUMBERS
+        if name in self.columns:
+            return self.columns[name].read(chooser, as_text)
+        return np.full(len(chooser), "" if as_text else math.nan)
+
+    def read_stamps(self, packets: Packets, plane: str) -> Stamps:
+        """Give the stamps of a plane as `Packets.stamps` does; none where the survey has no such plane.
+
+        Of several fields the first counts that any of the packets has.
+        """
+        choice = self.planes.get(plane, ())
+        if not choice:
+            return np.empty(0, np.uint8), np.zeros((len(packets), 2), np.int64)
+        for path in choice:
+            data, bounds = packets.stamps(self.slots[path])
+            if (bounds[:, 0] < bounds[:, 1]).any():
+                break
+        return data, bounds
+
+    def recognises(self, record: str, present: Iterable[str]) -> bool:
+        """Tell whether packets are this survey's, by the name of their record and the fields that they have."""
+        return record == self.record or (bool(self.known_by) and set(self.known_by) <= set(present))
+
+
+@cache
+def known_surveys() -> tuple[PacketMapping, ...]:
+    """Give the mappings that come with O'TRAIN."""
+    return tuple(load_mapping(path) for path in sorted(FOLDER.glob("*.yaml")))
+
+
+def load_mapping(path: str | Path) -> PacketMapping:
+    """Read a mapping.
+
+    Parameters
+    ----------
+    path
+        YAML file, such as those in the folder ``mappings`` of this package.
+
+    Raises
+    ------
+    UsageError
+        When it cannot be read or makes no sense.
+    MissingExtraError
+        When PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError("alert packets need PyYAML: pip install 'otrain[avro]'") from None
+    try:
+        return _mapping(yaml.safe_load(Path(path).read_text(encoding="utf-8")), Path(path).stem)
+    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UsageError(f"the mapping '{path}' cannot be used ({said})") from None
+
+
+def _mapping(content: Any, name: str) -> PacketMapping:
+    if not isinstance(content, dict):
+        raise TypeError("it has no keys")
+    _check_keys(content, [each.name for each in fields(PacketMapping)], "a mapping")
+    planes = {plane: _choice(choice) for plane, choice in content["planes"].items()}
+    columns = {column: _column(column, told) for column, told in content["columns"].items()}
+    _check_keys(planes, PLANES, "planes")
+    _check_keys(columns, (*NUMBERS, *TEXTS, EDGE), "columns")
+    if not planes:
+        raise ValueError("it tells no plane")
+    known_by = _choice(content["known_by"]) if "known_by" in content else ()
+    stamp = tuple(map(int, content.get("stamp", ())))
+    return PacketMapping(
+        str(content.get("name", name)), planes, columns, str(content.get("record", "")), known_by, stamp
+    )
+
+
+def _column(name: str, told: Any) -> Column:
+    if not isinstance(told, dict):
+        return Field(_choice(told))
+    kind = next((each for each in KINDS if _names(each)[0] in told), None)
+    if kind is None:
+        raise ValueError(f"column {name} tells none of {', '.join(_names(each)[0] for each in KINDS)}")
+    if name not in NUMBERS and kind not in OF_TEXTS:
+        raise ValueError(f"column {name} is text: {_names(kind)[0]} gives a number")
+    if name in NUMBERS and kind is Constant:
+        raise ValueError(f"column {name} is a number, and a text cannot be")
+    _check_keys(told, _names(kind), f"column {name}")
+    return kind(**{key: _READ.get(key, _choice)(value) for key, value in told.items()})
+
+
+def _choice(told: Any) -> Choice:
+    paths = told if isinstance(told, list) else [told]
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        raise ValueError(f"'{told}' is neither a field nor a list of fields")
+    return tuple(paths)
+
+
+def _texts_by_text(told: Any) -> dict[str, str]:
+    return {str(key): str(value) for key, value in told.items()}
+
+
+_READ: dict[str, Any] = {
+    "values": _texts_by_text,
+    "add": float,
+    "absolute": bool,
+    "zero_point": float,
+    "pixel": float,
+    "text": str,
+}
+"""How what is no choice of fields is read, by its key."""
+
+
+def _check_keys(told: Iterable[str], known: Sequence[str], where: str) -> None:
+    unknown = [str(key) for key in told if key not in known]
+    if unknown:
+        raise ValueError(f"{where}: '{unknown[0]}' is none of {', '.join(known)}")
+
+
+def _names(kind: type) -> list[str]:
+    return [each.name for each in fields(kind)]
+
+
+def _values(column: Any) -> list[Any]:
+    return [getattr(column, name) for name in _names(type(column))]
