@@ -53,6 +53,17 @@ class AlertReader:
         self.planes, self.size, self.side = tuple(planes), size, side
         self._packets = PacketReader(mapping, schemas)
 
+    @classmethod
+    def for_card(
+        cls, card: ModelCard, mapping: PacketMapping | None = None, schemas: Schemas | None = None
+    ) -> "AlertReader":
+        """Make the reader of the cutouts that a model takes."""
+        return cls(card.planes, card.size, card.normalisation.padding.side, mapping, schemas)
+
+    def read(self, sources: Sequence[Source]) -> Iterator[Cutouts]:
+        """Read some packets as `read_parts` does, for when it does not matter which source each alert comes from."""
+        return (cutouts for cutouts, _ in self.read_parts(sources))
+
     def read_parts(self, sources: Sequence[Source]) -> Iterator[tuple[Cutouts, npt.NDArray[np.int64]]]:
         """Read some packets, each a path, bytes or a binary file object with a container or a message.
 
@@ -150,9 +161,8 @@ def iter_alerts(
     if (card is None) == (planes is None or size is None):
         raise UsageError("give either a card or planes and size to read alerts, not both")
     if card is not None:
-        reader = AlertReader(card.planes, card.size, card.normalisation.padding.side, mapping, schemas)
+        reader = AlertReader.for_card(card, mapping, schemas)
     else:
         reader = AlertReader(planes or (), size or (0, 0), mapping=mapping, schemas=schemas)
     for chunk in gather(iter_packets(list_packets(sources)), CHUNK):
-        for cutouts, _ in reader.read_parts(chunk):
-            yield cutouts
+        yield from reader.read(chunk)

@@ -48,65 +48,61 @@ def _read_double(data, at, size):  # type: ignore[no-untyped-def]
     return np.uint64(bits).view(np.float64)
 
 
-@kernel(f"int64({_SPAN}, int64[::1], int64[:, ::1])")
-def _take_value(data, at, stop, node, found):  # type: ignore[no-untyped-def]
-    """Step over a value that holds no other, noting it where it is wanted; give where it ends, or -1."""
-    kind, slot = node[KIND], node[SLOT]
-    value, end = np.int64(0), at
+@kernel(f"int64({_SPAN}, int64, int64)")
+def _step_over(data, at, stop, kind, size):  # type: ignore[no-untyped-def]
+    """Give where a value that holds no other ends, or -1; `size` is FIRST of its node."""
     if kind in (INTEGER, ENUM, BYTES):
-        value, at = _read_long(data, at, stop)
-        end = at
-        if at < 0 or (kind == ENUM and not 0 <= value < node[COUNT]):
-            return -1
-    if kind in (BYTES, FIXED):
-        size = value if kind == BYTES else node[FIRST]
-        if not 0 <= size <= stop - at:
-            return -1
-        value, end = at, at + size
-    elif kind in (BOOLEAN, FLOAT, DOUBLE):
-        size = 1 if kind == BOOLEAN else (4 if kind == FLOAT else 8)
-        if size > stop - at:
-            return -1
-        end = at + size
-        if kind == BOOLEAN:
-            value = np.int64(data[at])
-            if value > 1:
-                return -1
-        elif slot >= 0:
-            value = np.float64(_read_double(data, at, size)).view(np.int64)
-    if slot >= 0:
-        found[slot, KIND], found[slot, VALUE] = kind, value
-        found[slot, STOP] = node[FIRST] if kind == ENUM else end
-    return end
-
-
-@kernel(f"int64({_SPAN}, boolean, int64[::1])")
-def _next_item(data, at, stop, keyed, frame):  # type: ignore[no-untyped-def]
-    """Go to the next item of an array or map, frame[2] being how many of its block are left; -1 if it is damaged.
-
-    frame[1] becomes 1 when there is no further item.
-    """
-    while frame[2] == 0:
-        count, at = _read_long(data, at, stop)
+        # Most numbers take one byte.
+        if at < stop and data[at] < 128:
+            size, at = (data[at] >> 1) ^ -np.int64(data[at] & 1), at + 1
+        else:
+            size, at = _read_long(data, at, stop)
+        if kind != BYTES:
+            return at
         if at < 0:
             return -1
-        if count == 0:
-            frame[1] = 1
-            return at
-        if count < 0:  # a block that tells its size: nothing within it is wanted
+    elif kind != FIXED:
+        size = 0 if kind == ABSENT else (1 if kind == BOOLEAN else (4 if kind == FLOAT else 8))
+    return at + size if 0 <= size <= stop - at else -1
+
+
+@kernel(f"boolean({_SPAN}, int64[::1], int64[::1])")
+def _take_value(data, at, end, node, found):  # type: ignore[no-untyped-def]
+    """Note the value from `at` to `end`; False where it is not one that its type has."""
+    kind = node[KIND]
+    found[KIND], found[VALUE], found[STOP] = kind, at, end
+    if kind == BYTES:
+        _, found[VALUE] = _read_long(data, at, end)
+    elif kind in (INTEGER, ENUM):
+        found[VALUE], _ = _read_long(data, at, end)
+    elif kind == BOOLEAN:
+        found[VALUE] = data[at]
+    elif kind in (FLOAT, DOUBLE):
+        found[VALUE] = np.float64(_read_double(data, at, end - at)).view(np.int64)
+    if kind == ENUM:
+        found[STOP] = node[FIRST]
+        return 0 <= found[VALUE] < node[COUNT]
+    return kind != BOOLEAN or found[VALUE] < 2
+
+
+@kernel(f"UniTuple(int64, 2)({_SPAN}, boolean, int64)")
+def _next_item(data, at, stop, keyed, left):  # type: ignore[no-untyped-def]
+    """Go to the next item of an array or map, `left` being how many of its block there are.
+
+    Give where it begins, or -1 if it is damaged, and how many there are behind it in its block, -1 if there is none.
+    """
+    while left == 0:
+        left, at = _read_long(data, at, stop)
+        if at < 0 or left == 0:
+            return at, -1
+        if left < 0:  # a block that tells its size: nothing within it is wanted
             size, at = _read_long(data, at, stop)
             if at < 0 or not 0 <= size <= stop - at:
-                return -1
-            at += size
-        else:
-            frame[2] = count
-    frame[2] -= 1
+                return -1, -1
+            at, left = at + size, 0
     if keyed:
-        size, at = _read_long(data, at, stop)
-        if at < 0 or not 0 <= size <= stop - at:
-            return -1
-        at += size
-    return at
+        at = _step_over(data, at, stop, BYTES, 0)
+    return at, left - 1
 
 
 @kernel(f"int64({_SPAN}, int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1])")
@@ -120,56 +116,59 @@ def walk(data, start, stop, nodes, children, stack, found):  # type: ignore[no-u
     nodes, children
         Of `avro.Program`.
     stack
-        To work with, int64 (DEPTH, 3): the node, the next of its children or whether it is done, the items left.
+        To work with, int64 (DEPTH, 2): what is being walked, and how many of its fields or items are left.
     found
-        To be filled, int64 (slots, 3).
+        To be filled, int64 (slots, 3), ABSENT before.
 
     Returns
     -------
     int
         Where the record ends; -1 if it is damaged.
     """
-    found[:, KIND] = ABSENT
     at, depth, node = start, 0, 0
+    owner, left = -1, np.int64(0)
     budget = _STEPS_A_BYTE * (stop - start) + _STEPS
     while budget > 0:
         budget -= 1
         kind = nodes[node, KIND]
-        if kind == UNION:
+        while kind == UNION:
             branch, at = _read_long(data, at, stop)
             if at < 0 or not 0 <= branch < nodes[node, COUNT]:
                 return -1
             node = children[nodes[node, FIRST] + branch]
-            continue
+            kind = nodes[node, KIND]
         if kind in (RECORD, ARRAY, MAP):
             if depth == stack.shape[0]:
                 return -1
-            stack[depth, 0], stack[depth, 1], stack[depth, 2] = node, 0, 0
+            stack[depth, 0], stack[depth, 1] = owner, left
             depth += 1
+            owner, left = node, np.int64(nodes[node, COUNT] if kind == RECORD else 0)
         elif kind != ABSENT:
-            at = _take_value(data, at, stop, nodes[node], found)
-            if at < 0:
+            end = _step_over(data, at, stop, kind, nodes[node, FIRST])
+            if end < 0:
                 return -1
+            slot = nodes[node, SLOT]
+            if slot >= 0 and not _take_value(data, at, end, nodes[node], found[slot]):
+                return -1
+            at = end
         # Where to go on: the next field of the innermost record, or the next item, that there is.
         while True:
             if depth == 0:
                 return at
-            budget -= 1
-            frame = stack[depth - 1]
-            owner = frame[0]
             if nodes[owner, KIND] == RECORD:
-                if frame[1] < nodes[owner, COUNT]:
-                    node = children[nodes[owner, FIRST] + frame[1]]
-                    frame[1] += 1
+                if left > 0:
+                    node = children[nodes[owner, FIRST] + nodes[owner, COUNT] - left]
+                    left -= 1
                     break
             else:
-                at = _next_item(data, at, stop, nodes[owner, KIND] == MAP, frame)
+                at, left = _next_item(data, at, stop, nodes[owner, KIND] == MAP, left)
                 if at < 0:
                     return -1
-                if frame[1] == 0:
+                if left >= 0:
                     node = children[nodes[owner, FIRST]]
                     break
             depth -= 1
+            owner, left = stack[depth, 0], stack[depth, 1]
     return -1
 
 
@@ -191,7 +190,7 @@ def walk_blocks(data, blocks, nodes, children, found, ends):  # type: ignore[no-
         To be filled, int64 (n,): where each record ends; -1 for one that is damaged and for those behind it in its
         block, -2 for all of a block that the records do not fill.
     """
-    stack = np.zeros((DEPTH, 3), np.int64)
+    stack = np.zeros((DEPTH, 2), np.int64)
     row = 0
     for b in range(blocks.shape[0]):
         at, stop, first = blocks[b, 0], blocks[b, 1], row

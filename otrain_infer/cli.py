@@ -9,6 +9,7 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,8 @@ def _infer_parser() -> Parser:
         "--cutouts",
         nargs="+",
         required=True,
-        help="folder of FITS cutouts, files, a glob, @LIST with one path a line, or one datacube .npz",
+        help="folder of FITS cutouts or of alert packets (.avro, also .gz and in tars), files, a glob, @LIST with one "
+        "path a line, or one datacube .npz",
     )
     option("--model", help="ONNX file with its card; if not given, the embedded demonstration model")
     option("--prob-ratio", type=_ratio, default=1.0, help="real-to-bogus ratio of the stream over the training's")
@@ -67,6 +69,16 @@ def _infer_parser() -> Parser:
         "scores near a threshold; if not given, auto",
     )
     option("--threads", type=int, help="threads that read and score; if not given, one a processor")
+    option(
+        "--mapping",
+        metavar="FILE.yaml",
+        help="where alert packets keep planes and columns; if not given, told by their schema",
+    )
+    option(
+        "--schema",
+        metavar="FILE|DIR|URL",
+        help="schema of alert packets that do not carry it: a file .avsc, a folder of them, or a schema registry",
+    )
     return parser
 
 
@@ -89,7 +101,7 @@ def _infer(arguments: Namespace) -> int:
     tally = _Tally(scorer.card.threshold if arguments.threshold is None else arguments.threshold)
     model, ratio = scorer.identity, arguments.prob_ratio
     with table.writing(output) as write:
-        for cutouts, scores, spreads in _score(scorer, sources):
+        for cutouts, scores, spreads in _score(scorer, sources, arguments):
             if arguments.edge == "skip":
                 scores[cutouts.at_edge] = spreads[cutouts.at_edge] = math.nan
             corrected = correct_for_ratio(scores, ratio)
@@ -104,14 +116,15 @@ def _infer(arguments: Namespace) -> int:
 
 def _find_sources(named: Sequence[str]) -> list[str]:
     """List the files to be scored, and refuse what cannot have been meant; a datacube stands alone."""
-    from otrain_infer.sources import SUFFIXES, find_cutouts, list_folder
+    from otrain_infer.packet_sources import is_packet_file
+    from otrain_infer.sources import SUFFIXES, find_cutouts
 
     sources: list[str] = []
     for each in named:
         if each.startswith("@") and not os.path.lexists(each):
             sources += _read_list(each[1:])
         elif os.path.isdir(each):
-            sources += list_folder(each)
+            sources += _list_folder(each)
         elif os.path.lexists(each) or glob.has_magic(each) or each.lower().endswith(SUFFIXES):
             sources += find_cutouts(each)
         else:
@@ -121,11 +134,46 @@ def _find_sources(named: Sequence[str]) -> list[str]:
         raise SourceError(f"there is no file '{sources[0]}'{more}")
     if len(sources) > 1 and any(map(_is_datacube, sources)):
         raise UsageError("a datacube is scored alone: name one .npz file and nothing else")
+    packets = sum(map(is_packet_file, sources))
+    if 0 < packets < len(sources) and any(each.lower().endswith(SUFFIXES) for each in sources):
+        raise UsageError("cutouts and alert packets are scored apart: name one of the two")
     return sources
+
+
+def _list_folder(folder: str) -> list[str]:
+    """List the cutouts in a folder, or the alert packets where there is no cutout."""
+    from otrain_infer.packet_sources import list_packet_folder
+    from otrain_infer.sources import list_folder
+
+    try:
+        return list_folder(folder)
+    except SourceError:
+        with suppress(SourceError):
+            return list_packet_folder(folder)
+        raise
 
 
 def _is_datacube(path: str) -> bool:
     return path.lower().endswith(".npz")
+
+
+def _score_alerts(scorer: "Scorer", sources: Sequence[str], arguments: Namespace) -> "Iterator[Part] | None":
+    """Score alert packets, if that is what the sources are; `--mapping` and `--schema` are of use for nothing else."""
+    from otrain_infer.packet_sources import is_packet_file
+
+    if not (arguments.mapping or arguments.schema or any(map(is_packet_file, sources))):
+        return None
+    from otrain_infer.alerts import AlertReader
+    from otrain_infer.chunks import gather
+    from otrain_infer.cutouts import CHUNK
+    from otrain_infer.mapping import load_mapping
+    from otrain_infer.packet_sources import iter_packets
+    from otrain_infer.schemas import open_schemas
+
+    mapping = load_mapping(arguments.mapping) if arguments.mapping else None
+    schemas = open_schemas(arguments.schema) if arguments.schema else None
+    reader = AlertReader.for_card(scorer.card, mapping, schemas)
+    return scorer.score_parts(gather(iter_packets(sources), CHUNK), reader.read)
 
 
 def _read_list(path: str) -> list[str]:
@@ -189,13 +237,17 @@ def _announce(scorer: "Scorer", arguments: Namespace) -> None:
     log.info("model %s, planes %s, size %dx%d", scorer.identity, ",".join(scorer.card.planes), *scorer.card.size)
 
 
-def _score(scorer: "Scorer", sources: Sequence[str]) -> "Iterator[Part]":
+def _score(scorer: "Scorer", sources: Sequence[str], arguments: Namespace) -> "Iterator[Part]":
     from otrain_infer.datacube import count_rows, iter_datacube
 
-    if _is_datacube(sources[0]):
+    parts: Iterator[Part]
+    total: int | None
+    if alerts := _score_alerts(scorer, sources, arguments):
+        total, parts = None, alerts
+    elif _is_datacube(sources[0]):
         total = count_rows(sources[0])
         rows = iter_datacube(sources[0], scorer.card)
-        parts: Iterator[Part] = ((part.without_pixels(), *scorer.score_with_spread(part)) for part in rows)
+        parts = ((part.without_pixels(), *scorer.score_with_spread(part)) for part in rows)
     else:
         total = len(sources)
         parts = scorer.score_each_with_spread(sources)

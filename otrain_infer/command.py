@@ -180,8 +180,8 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 
 
-def progress(total: int, unit: str) -> Any:
-    """Give a tqdm progress bar on stderr, silent where that is no terminal."""
+def progress(total: int | None, unit: str) -> Any:
+    """Give a tqdm progress bar on stderr, silent where that is no terminal; `total` is None where it is not known."""
     from tqdm import tqdm
 
     # Without stderr there is nowhere to draw; None asks tqdm to draw on terminals only.

@@ -70,7 +70,7 @@ ROWS = (
 )
 
 # What is known of the file at hand, see `_find_planes`, and its planes one behind the other.
-SCRATCH = "Tuple((int64[:, ::1], int64[:, :, ::1], int64[:, ::1], float64[:, ::1], float32[:, :, ::1]))"
+SCRATCH = "Tuple((int64[:, ::1], int64[:, :, ::1], int64[:, ::1], float64[:, ::1], float32[:, :, :, ::1]))"
 
 # How stored numbers become pixels: as they are; with the sign bit turned; through BSCALE, BZERO and BLANK.
 PLAIN, UNSIGNED, SCALED = range(3)
@@ -242,20 +242,27 @@ def place(data, image, scaling, ypos, xpos, keep_object, out):  # type: ignore[n
     return judgement, flags | found
 
 
-@kernel("void(float32[:, :, ::1], float32[:, :, ::1])")
-def _interleave(apart, out):  # type: ignore[no-untyped-def]
-    """Put (planes, ny, nx) `apart` into (ny, nx, planes) `out`."""
-    planes, n, to = apart.shape[0], apart[0].size, out.reshape(out.size)
-    if planes == 3:
-        # With a step known to the compiler these are vectors, which takes half as long.
-        first, second, third = apart[0].reshape(n), apart[1].reshape(n), apart[2].reshape(n)
-        for i in range(n):
-            to[3 * i], to[3 * i + 1], to[3 * i + 2] = first[i], second[i], third[i]
-    else:
-        for p in range(planes):
-            one = apart[p].reshape(n)
-            for i in range(n):
-                to[i * planes + p] = one[i]
+@kernel("void(float32[::1], float32[::1], float32[::1], float32[::1])")
+def _interleave_three(first, second, third, to):  # type: ignore[no-untyped-def]
+    # With a step known to the compiler these are vectors, which takes half as long.
+    for i in range(first.size):
+        to[3 * i], to[3 * i + 1], to[3 * i + 2] = first[i], second[i], third[i]
+
+
+@kernel("void(float32[:, :, :, ::1], float32[:, :, :, ::1])")
+def interleave(apart, out):  # type: ignore[no-untyped-def]
+    """Put the planes of n cutouts, (planes, n, ny, nx) `apart`, into (n, ny, nx, planes) `out`."""
+    planes, n, ny, nx = apart.shape
+    for row in range(n):
+        to = out[row].reshape(out[row].size)
+        if planes == 3:
+            first, second, third = apart[0, row], apart[1, row], apart[2, row]
+            _interleave_three(first.reshape(ny * nx), second.reshape(ny * nx), third.reshape(ny * nx), to)
+        else:
+            for p in range(planes):
+                one = apart[p, row].reshape(ny * nx)
+                for i in range(one.size):
+                    to[i * planes + p] = one[i]
 
 
 @kernel("Tuple((boolean, int64))(uint8[::1], int64[:, ::1], int64, int64)")
@@ -517,7 +524,7 @@ def make_scratch(plan, rows):  # type: ignore[no-untyped-def]
         np.zeros((n_planes + 3, lengths.size - 1, 2), np.int64),  # EXTNAME is none of the wanted
         np.zeros((n_planes + 3, IMAGE_FIELDS), np.int64),
         np.zeros((n_planes + 3, 2), np.float64),
-        np.empty((n_planes, ny, nx), np.float32),
+        np.empty((n_planes, 1, ny, nx), np.float32),
     )
 
 
@@ -527,7 +534,7 @@ def decode_file(data, start, stop, row, plan, rows, scratch):  # type: ignore[no
     _, _, (_, _, y_column, x_column), keep_object = plan
     pixels, outcome, flags, shapes, numbers, _, _, _ = rows
     _, wanted, images, scalings, apart = scratch
-    n_planes, ny, nx = apart.shape
+    n_planes, _, ny, nx = apart.shape
     status, plane, left, found = NOT_FITS, 0, 0, np.int64(0)
     if stop - start >= BLOCK and load_u64(data, start) & _SIX_BYTES == _SIMPLE & _SIX_BYTES:
         status, plane = _find_planes(data, start, stop, plan, scratch)
@@ -540,13 +547,13 @@ def decode_file(data, start, stop, row, plan, rows, scratch):  # type: ignore[no
     if status == DECODED and pixels.shape[0] > 0:
         ypos, xpos = numbers[y_column, row], numbers[x_column, row]
         for p in range(n_planes):
-            out = pixels[row].reshape(ny, nx) if n_planes == 1 else apart[p]
+            out = pixels[row].reshape(ny, nx) if n_planes == 1 else apart[p, 0]
             one, more = place(data, images[2 + p], scalings[2 + p], ypos, xpos, keep_object, out)
             found |= more
             if one != DECODED and status == DECODED:
                 status, plane = one, p
         if n_planes > 1:
-            _interleave(apart, pixels[row])
+            interleave(apart, pixels[row : row + 1])
     flags[row] = found
     if status == NO_PLANE:
         flags[row] = _MISSING_PLANE

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from otrain_infer.session import (
 )
 from otrain_infer.sources import Source, list_sources
 
+T = TypeVar("T")
 Scores = npt.NDArray[np.float32]
 Outputs = list[Scores]
 Rows = npt.NDArray[np.intp]
@@ -277,20 +278,50 @@ class Scorer:
             rows *= _CHUNKS_RESCORED
         yield from map_in_order(self._read_and_score, split(sources, rows), self.threads)
 
+    def score_parts(
+        self, jobs: Iterable[T], read: Callable[[T], Iterable[Cutouts]]
+    ) -> Iterator[tuple[Cutouts, Scores, Scores]]:
+        """Score what is read of each job, in threads that read and score.
+
+        Parameters
+        ----------
+        jobs
+            Whatever `read` takes, such as some alert packets; taken one at a time as there is room.
+        read
+            Reads the cutouts of a job, for this model's planes and size, in parts that each fit in memory.
+
+        Yields
+        ------
+        cutouts : Cutouts
+            Each part, in order, without its pixels.
+        scores, spreads : ndarray
+            float32 (n,), as of `score_with_spread`.
+        """
+        self._reopen_after_fork()
+
+        def work(job: T) -> list[tuple[Cutouts, Scores, Scores]]:
+            return [self._score_in_place(cutouts) for cutouts in read(job)]
+
+        for parts in map_in_order(work, jobs, self.threads):
+            yield from parts
+
     def _reopen_after_fork(self) -> None:
         if self._pid != os.getpid():
             self._open()
 
     def _read_and_score(self, sources: Sequence[Source]) -> tuple[Cutouts, Scores, Scores]:
         with self._rooms.lend() as room:
-            cutouts = self.reader.read(sources, room.take(len(sources)))
-            # The decoder has judged which are blank. Scaled where they are, they stay in the cache.
-            batches = split(cutouts.pixels, self.batch_size)
-            normalised = (self.card.normalisation.apply(each, each) for each in batches)
-            found = _join((self._run(each, self._outputs) for each in normalised), len(self._outputs))
-            for each in found:
-                each[~cutouts.usable] = np.nan
-            self._rescore(lambda rows: cutouts.pixels[rows], found, self._outputs)
+            return self._score_in_place(self.reader.read(sources, room.take(len(sources))))
+
+    def _score_in_place(self, cutouts: Cutouts) -> tuple[Cutouts, Scores, Scores]:
+        """Score cutouts as they were read, whose pixels are then of no more use."""
+        # The decoder has judged which are blank. Scaled where they are, they stay in the cache.
+        batches = split(cutouts.pixels, self.batch_size)
+        normalised = (self.card.normalisation.apply(each, each) for each in batches)
+        found = _join((self._run(each, self._outputs) for each in normalised), len(self._outputs))
+        for each in found:
+            each[~cutouts.usable] = np.nan
+        self._rescore(lambda rows: cutouts.pixels[rows], found, self._outputs)
         scores, *spreads = found
         return cutouts.without_pixels(), scores, spreads[0] if spreads else np.full_like(scores, np.nan)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer import fits
+from otrain_infer import fits, fits_kernels
 from otrain_infer.file_kernels import GZIP_MAGIC
 from otrain_infer.flags import UNUSABLE, CutoutFlag
 from otrain_infer.sources import UNREADABLE, Buffer
@@ -71,19 +71,21 @@ def decode_stamps(
     n, ny, nx, _ = pixels.shape
     flags, shapes = np.zeros(n, np.uint32), np.zeros((n, len(planes), 2), np.int32)
     reasons: dict[int, str] = {}
-    apart = np.empty((n, ny, nx, 1), np.float32)
+    apart = np.empty((len(planes), n, ny, nx), np.float32)
     for p, (plane, (data, bounds)) in enumerate(zip(planes, stamps, strict=True)):
-        decoder = fits.Decoder(fits.Wanted((plane,), (ny, nx), side=side, first_image=True), n, apart, positions)
+        decoder = fits.Decoder(
+            fits.Wanted((plane,), (ny, nx), side=side, first_image=True), n, apart[p, ..., None], positions
+        )
         damaged: dict[int, str] = {}
         for start in range(0, n, AT_ONCE):
             decoder.decode(*_inflate(data, bounds[start : start + AT_ONCE], buffer, start, damaged))
         decoded, missing = decoder.result(), bounds[:, 0] == bounds[:, 1]
         flags |= np.where(missing, np.uint32(_MISSING_PLANE), decoded.flags)
         shapes[:, p] = decoded.shapes
-        pixels[:, :, :, p] = apart[:, :, :, 0]
         lacking = dict.fromkeys(np.flatnonzero(missing).tolist(), f"it has no stamp of the plane {plane}")
         told = {row: f"its stamp of the plane {plane}: {why}" for row, why in (decoded.reasons | damaged).items()}
         reasons = told | lacking | reasons
+    fits_kernels.interleave(apart, pixels)
     pixels[(flags & UNUSABLE) != 0] = np.nan
     return Stamps(flags, shapes, reasons)
 

@@ -72,6 +72,7 @@ _LSST = {
     "ixxPSF": optional("float"), "iyyPSF": optional("float"), "pixelFlags_edge": optional("boolean"),
 }  # fmt: skip
 
+_BYTES = dict.fromkeys(CUTOUTS, "bytes")
 NAMED = {"objectId": "string", "candid": "long"}
 SMALL = ("cutout_science", "cutout_template", "cutout_difference")
 
@@ -88,9 +89,9 @@ SCHEMAS = {
         "winter.alert", objectid="string", candid="long", candidate=record("winter.candidate", **_WINTER),
         prv_candidates=_history("winter.prv_candidate", _WINTER), **dict.fromkeys(SMALL, "bytes"),
     ),
-    "pgir": record("pgir.alert", **dict.fromkeys(CUTOUTS, "bytes"), **NAMED, candidate=record("pgir.candidate", **_PGIR)),
+    "pgir": record("pgir.alert", **_BYTES, **NAMED, candidate=record("pgir.candidate", **_PGIR)),
     "turbo": record("turbo.alert", **NAMED, candidate=record("turbo.candidate", **_TURBO), **_stamped("bytes")),
-    "decam": record("alert", **NAMED, candidate=record("candidate", **_DECAM), **dict.fromkeys(CUTOUTS, "bytes")),
+    "decam": record("alert", **NAMED, candidate=record("candidate", **_DECAM), **_BYTES),
     "atlas": record(
         "atlas.alert", candidate=record("atlas.candidate", **_ATLAS), candid="string", objectId="string",
         **_stamped(_in_record("atlas.cutout")),
@@ -145,7 +146,7 @@ def container(survey, *alerts, codec="null") -> bytes:
 
 
 def message(survey, packet, number=None) -> bytes:
-    """A message without its schema; with the number of it in front, as Confluent's clients write it, where one is given."""
+    """A message without its schema; where its number is given, that in front, as Confluent's clients write it."""
     file = io.BytesIO()
     fastavro.schemaless_writer(file, SCHEMAS[survey], packet)
     return (b"" if number is None else struct.pack(">bI", 0, number)) + file.getvalue()
