@@ -3,12 +3,13 @@
 OtrainError
 ├── UsageError         an option or argument that makes no sense        ValueError
 ├── SourceError        cutouts that are not where they should be        OSError
-├── PacketError        an alert packet, or its schema, that cannot be read   ValueError
+├── PacketError        an alert packet or schema that cannot be read    ValueError
 ├── DatacubeError      an .npz file that is not a usable datacube       ValueError
 ├── ModelError         a model file that cannot be used                 ValueError
 │   ├── ParityError    an exported model that scores otherwise          ValueError
 │   └── GateError      a new model that is no better than the old one   ValueError
 ├── DeviceError        a device that was asked for and cannot be had    RuntimeError
+├── StreamError        a stream of alerts that cannot go on             RuntimeError
 ├── OutputError        a result that could not be written               OSError
 └── MissingExtraError  an optional dependency that is not installed     ImportError
 
@@ -51,6 +52,10 @@ class GateError(ModelError):
 
 class DeviceError(OtrainError, RuntimeError):
     """A device that was asked for and cannot be had."""
+
+
+class StreamError(OtrainError, RuntimeError):
+    """A stream of alerts that cannot go on."""
 
 
 class OutputError(OtrainError, OSError):

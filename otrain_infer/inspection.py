@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 INT8_TOLERANCE = 0.02
 """The same in int8: a sum that another processor rounds in another way may fall on the next step of 8 bits."""
 
-Model = str | os.PathLike[str] | None
+Model = str | os.PathLike[str] | bytes | None
 
 
 def describe(model: Model) -> str:
@@ -129,6 +129,11 @@ def verify(model: Model) -> tuple[str, bool]:
     """Score the golden cutouts of a model here and compare with the scores it promises.
 
     Every kernel is compiled besides, so that after this no command need wait for that.
+
+    Parameters
+    ----------
+    model
+        ONNX file, or its bytes; None for the embedded demonstration model.
 
     Returns
     -------

@@ -174,7 +174,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Callable[[Columns], None]]
     table_format = check_output(path)
     if table_format in DELIMITERS:
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            yield partial(_write_rows, file, DELIMITERS[table_format])
+            yield partial(write_rows, file, DELIMITERS[table_format])
         return
     parts: list[Columns] = []
     yield parts.append
@@ -183,7 +183,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Callable[[Columns], None]]
     write_table(Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, copy=False), path)
 
 
-def _write_rows(file: TextIO, delimiter: str, columns: Columns) -> None:
+def write_rows(file: TextIO, delimiter: str, columns: Columns) -> None:
+    """Write rows as text, with one of `DELIMITERS` between columns, and the names of these where a file begins."""
     if file.tell() == 0:
         file.write(("# " if delimiter == " " else "") + delimiter.join(columns) + "\n")
     n = len(next(iter(columns.values())))

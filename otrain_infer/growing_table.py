@@ -1,0 +1,101 @@
+"""A table in plain text that grows at its end, and is whole up to there whatever happens."""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+from otrain_infer.errors import OutputError, UsageError
+from otrain_infer.table import DELIMITERS, FORMATS, Columns, write_rows
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class FullError(Exception):
+    """There is no room for more rows; none of these has been added."""
+
+
+class GrowingTable:
+    """A table to which rows are added, each time all or none of them, and on the disk when that is done.
+
+    Parameters
+    ----------
+    path
+        Ends in .csv or .dat. Where there is a table of the same columns already, it goes on behind its last whole row.
+
+    Raises
+    ------
+    UsageError
+        When it ends otherwise.
+    OutputError
+        When it cannot be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._format = FORMATS.get(Path(path).suffix.lower(), "")
+        if self._format not in DELIMITERS:
+            raise UsageError(f"'{path}' cannot grow: a table of a stream ends in .csv or .dat")
+        try:
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+            self._stop = _whole(self._file)
+            self._file.truncate(self._stop)
+        except OSError as error:
+            raise self._refuse(error) from None
+
+    def append(self, columns: Columns) -> None:
+        """Add rows.
+
+        Raises
+        ------
+        FullError
+            When there is no room for them.
+        OutputError
+            When they cannot be written, or are of other columns.
+        """
+        text = io.StringIO()
+        write_rows(text, DELIMITERS[self._format], columns)
+        head, _, rows = text.getvalue().partition("\n")
+        content = rows if self._stop else text.getvalue()
+        self._check(head)
+        try:
+            self._write(content.encode())
+        except OSError as error:
+            self._file.truncate(self._stop)
+            if error.errno in _FULL:
+                raise FullError(f"'{self._path}' cannot grow ({error.strerror})") from None
+            raise self._refuse(error) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _check(self, head: str) -> None:
+        self._file.seek(0)
+        found = self._file.readline() if self._stop else b""
+        if found and found.rstrip(b"\n") != head.encode():
+            raise OutputError(f"'{self._path}' has other columns than these: name another table, or move it away")
+
+    def _write(self, content: bytes) -> None:
+        remaining = memoryview(content)
+        while remaining:
+            remaining = remaining[self._file.write(remaining) :]
+        os.fsync(self._file.fileno())
+        self._stop += len(content)
+
+    def _refuse(self, error: OSError) -> OutputError:
+        return OutputError(f"the table '{self._path}' cannot be written ({error.strerror})")
+
+
+def _whole(file: io.FileIO) -> int:
+    """Give where the last whole line ends."""
+    size = file.seek(0, os.SEEK_END)
+    at = size
+    while at > 0:
+        start = max(0, at - (1 << 16))
+        file.seek(start)
+        place = file.read(at - start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        at = start
+    return 0

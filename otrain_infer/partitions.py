@@ -1,0 +1,141 @@
+"""The partitions that a consumer has: where each begins, how far it has come, and whether it has ended."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import Any
+
+from otrain_infer import kafka
+
+log = logging.getLogger("otrain.stream")
+
+TIMEOUT = 30.0
+"""How long a broker may take to answer (s)."""
+
+PAUSE_AFTER = 5.0
+"""How long nothing may be taken before the group is told that this process lives, and fetching stops (s)."""
+
+Position = tuple[str, int]
+"""A topic, and one of its partitions."""
+
+
+class Partitions:
+    """What a consumer is assigned; for use in one thread.
+
+    Parameters
+    ----------
+    consumer
+        Of confluent_kafka.
+    start
+        Where to begin where the group has not been yet: ``earliest`` or ``latest``.
+    """
+
+    def __init__(self, consumer: Any, start: str) -> None:
+        self._kafka = kafka.import_kafka()
+        self._consumer, self._start = consumer, start
+        self._assigned: set[Position] | None = None
+        self._ended: set[Position] = set()
+        self._waiting_since: float | None = None
+        self._paused: list[Any] = []
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether the group has shared out the partitions, and those that came here have been read to their end."""
+        return self._assigned is not None and self._assigned <= self._ended
+
+    def begin(self, consumer: Any, partitions: list[Any]) -> None:
+        """Begin with partitions: where the group has been, or else where it is to start.
+
+        That place is committed before anything is taken. Else a process that dies before it has delivered anything
+        would make the next one start at another place, and skip what lies between.
+        """
+        try:
+            placed = consumer.committed(partitions, TIMEOUT) if partitions else []
+            new = [each for each in placed if each.offset < 0]
+            for each in new:
+                lowest, highest = consumer.get_watermark_offsets(each, TIMEOUT)
+                each.offset = lowest if self._start == "earliest" else highest
+            if new:
+                consumer.commit(offsets=new, asynchronous=False)
+            consumer.assign(placed)
+        except self._kafka.KafkaException as error:
+            raise kafka.failed("the partitions cannot be read", error) from None
+        self._assigned = (self._assigned or set()) | {_position(each) for each in partitions}
+        log.info("%d partitions", len(self._assigned))
+
+    def end(self, partitions: Iterable[Any]) -> None:
+        """Forget partitions that another process gets."""
+        gone = {_position(each) for each in partitions}
+        self._assigned = (self._assigned or set()) - gone
+        self._ended -= gone
+        self._paused = []
+
+    def note(self, message: Any) -> bool:
+        """Tell whether a message is one, and not what else librdkafka says in its place.
+
+        Raises
+        ------
+        StreamError
+            When it says that nothing more can come.
+        """
+        error, codes = message.error(), self._kafka.KafkaError
+        if error is None:
+            self._ended.discard((message.topic(), message.partition()))
+            return True
+        if error.code() == codes._PARTITION_EOF:
+            self._ended.add((message.topic(), message.partition()))
+        elif error.fatal() or error.code() in (codes.TOPIC_AUTHORIZATION_FAILED, codes.GROUP_AUTHORIZATION_FAILED):
+            raise kafka.failed("no alert can be taken", error)
+        else:
+            log.warning("no alert for now (%s)", kafka.describe(error))
+        return False
+
+    def commit(self, offsets: Mapping[Position, int]) -> None:
+        """Note how far the group has come; where that fails, more is taken again than need be, and nothing is lost."""
+        try:
+            self._consumer.commit(offsets=self._placed(offsets), asynchronous=False)
+        except self._kafka.KafkaException as error:
+            log.warning("how far the group has come cannot be noted (%s)", kafka.describe(error))
+
+    def go_back(self, taken: Iterable[Mapping[Position, int]]) -> None:
+        """Take again from these offsets on, the lowest of each partition."""
+        lowest: dict[Position, int] = {}
+        for offsets in taken:
+            for position, offset in offsets.items():
+                lowest[position] = min(offset, lowest.get(position, offset))
+        for each in self._placed({key: offset for key, offset in lowest.items() if key in (self._assigned or ())}):
+            try:
+                self._consumer.seek(each)
+            except self._kafka.KafkaException as error:
+                raise kafka.failed("what is not delivered cannot be taken again", error) from None
+
+    def wait(self) -> None:
+        """Keep the place in the group while nothing can be taken, to be called again and again until `resume`."""
+        if self._waiting_since is None:
+            self._waiting_since = monotonic()
+        if monotonic() - self._waiting_since < PAUSE_AFTER:
+            return
+        if not self._paused:
+            self._paused = self._consumer.assignment()
+            self._consumer.pause(self._paused)
+        message = self._consumer.poll(0)
+        if message is not None and self.note(message):  # it was on its way already
+            self.go_back([{_position_of(message): message.offset()}])
+
+    def resume(self) -> None:
+        """Go on taking."""
+        self._waiting_since = None
+        if self._paused:
+            self._consumer.resume(self._paused)
+            self._paused = []
+
+    def _placed(self, offsets: Mapping[Position, int]) -> list[Any]:
+        return [self._kafka.TopicPartition(*position, offset) for position, offset in offsets.items()]
+
+
+def _position(partition: Any) -> Position:
+    return partition.topic, partition.partition
+
+
+def _position_of(message: Any) -> Position:
+    return message.topic(), message.partition()

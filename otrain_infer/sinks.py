@@ -1,0 +1,207 @@
+"""Where the results of a stream go: a topic, at least once or exactly once, or a table that grows."""
+
+import logging
+from collections.abc import Callable
+from time import sleep
+from typing import Any
+
+from otrain_infer import kafka
+from otrain_infer.growing_table import FullError, GrowingTable
+from otrain_infer.results import Result, iter_results
+from otrain_infer.stream import RETRY, RewoundError, Scored
+from otrain_infer.table import build_columns
+
+log = logging.getLogger("otrain.stream")
+
+MOMENT = 0.5
+"""How long is waited for a broker before the stream sees to other things (s)."""
+
+TIMEOUT = 30.0
+"""How long a transaction may wait for the broker (s)."""
+
+Idle = Callable[[], None]
+Write = Callable[[Result], bytes]
+
+
+class TopicSink:
+    """Results become messages of a topic, each delivered at least once.
+
+    Parameters
+    ----------
+    producer
+        Of confluent_kafka.
+    topic
+        For results.
+    dead_letter
+        Topic for messages without an alert, as they came, with the reason in their headers; None to put these among the
+        results.
+    write
+        Writes a result.
+    """
+
+    commits = False
+
+    def __init__(self, producer: Any, topic: str, dead_letter: str | None, write: Write) -> None:
+        self._kafka = kafka.import_kafka()
+        self._producer, self._topic, self._dead_letter, self._write = producer, topic, dead_letter, write
+        self._failed: Any = None
+
+    def deliver(self, scored: Scored, idle: Idle) -> None:
+        """Put the results of a batch, and wait until the broker has them.
+
+        Raises
+        ------
+        StreamError
+            When the broker refuses one.
+        """
+        try:
+            self._produce(scored, idle)
+        except self._kafka.KafkaException as error:
+            raise kafka.failed("a result cannot be delivered", error) from None
+        while self._producer.flush(MOMENT):
+            idle()
+        if self._failed is not None:
+            raise kafka.failed("a result cannot be delivered", self._failed)
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        self._producer.flush(MOMENT)
+
+    def _produce(self, scored: Scored, idle: Idle) -> None:
+        poison = scored.poison.tolist()
+        for row, result in enumerate(iter_results(scored)):
+            if poison[row] and self._dead_letter is not None:
+                self._put(idle, **self._bury(scored, row))
+            else:
+                self._put(idle, topic=self._topic, key=result["candid"] or None, value=self._write(result))
+
+    def _bury(self, scored: Scored, row: int) -> dict[str, Any]:
+        message = scored.batch.messages[int(scored.sources[row])]
+        told = {
+            "reason": scored.cutouts.reasons.get(row, "no more is known"),
+            "topic": message.topic(),
+            "partition": message.partition(),
+            "offset": message.offset(),
+        }
+        headers = {f"otrain.{key}": str(value) for key, value in told.items()}
+        return {"topic": self._dead_letter, "key": message.key(), "value": message.value(), "headers": headers}
+
+    def _put(self, idle: Idle, **message: Any) -> None:
+        while True:
+            try:
+                self._producer.produce(**message, on_delivery=self._note)
+                return
+            except BufferError:  # the broker is slower than we are, or away
+                self._producer.poll(MOMENT)
+                idle()
+
+    def _note(self, error: Any, message: Any) -> None:  # noqa: ARG002
+        self._failed = self._failed or error
+
+
+class TransactionSink(TopicSink):
+    """Results become messages of a topic, each exactly once for those who read what is committed.
+
+    The results of a batch and how far the group has come are one transaction.
+
+    Parameters
+    ----------
+    producer
+        Of confluent_kafka, with a ``transactional.id``.
+    consumer
+        Whose group it is.
+    topic, dead_letter, write
+        As of `TopicSink`.
+
+    Raises
+    ------
+    StreamError
+        When the broker knows no transactions, or does not answer.
+    """
+
+    commits = True
+
+    def __init__(self, producer: Any, consumer: Any, topic: str, dead_letter: str | None, write: Write) -> None:
+        super().__init__(producer, topic, dead_letter, write)
+        self._consumer = consumer
+        try:
+            producer.init_transactions(TIMEOUT)
+        except self._kafka.KafkaException as error:
+            raise kafka.failed("transactions cannot be begun", error) from None
+
+    def deliver(self, scored: Scored, idle: Idle) -> None:
+        """Put the results of a batch.
+
+        Raises
+        ------
+        RewoundError
+            When the transaction was taken back.
+        StreamError
+            When no transaction is possible any more, as when another process has begun with the same name.
+        """
+        offsets = [self._kafka.TopicPartition(*place, offset) for place, offset in scored.batch.next.items()]
+        try:
+            self._producer.begin_transaction()
+            self._produce(scored, idle)
+            self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), TIMEOUT)
+            self._commit(idle)
+        except self._kafka.KafkaException as error:
+            self._take_back(error)
+
+    def _commit(self, idle: Idle) -> None:
+        while True:
+            try:
+                self._producer.commit_transaction(TIMEOUT)
+                return
+            except self._kafka.KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+                idle()
+
+    def _take_back(self, error: Any) -> None:
+        if not error.args[0].txn_requires_abort():
+            raise kafka.failed("results cannot be delivered exactly once", error) from None
+        try:
+            self._producer.abort_transaction(TIMEOUT)
+        except self._kafka.KafkaException as other:
+            raise kafka.failed("results can be neither delivered nor taken back", other) from None
+        self._failed = None
+        raise RewoundError(f"a transaction was taken back ({kafka.describe(error)})") from None
+
+
+class TableSink:
+    """Results become rows of a table in plain text, each at least once; a batch is on the disk before it is done.
+
+    Parameters
+    ----------
+    path
+        The table, .csv or .dat, which is made, or goes on where a stream has ended; half a row at its end, of a process
+        that was killed, is cut off.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written, or is another table.
+    """
+
+    commits = False
+
+    def __init__(self, path: str) -> None:
+        self._table = GrowingTable(path)
+
+    def deliver(self, scored: Scored, idle: Idle) -> None:
+        """Add the rows of a batch; wait where the disk is full."""
+        spreads = scored.spreads if scored.model.scorer.has_spread else None
+        columns = build_columns(scored.named_cutouts, scored.scores, scored.model.scorer.identity, spreads)
+        while True:
+            try:
+                self._table.append(columns)
+                return
+            except FullError as error:
+                log.warning("%s: waiting", error)
+                sleep(RETRY)
+                idle()
+
+    def close(self) -> None:
+        """Close the table."""
+        self._table.close()

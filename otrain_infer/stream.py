@@ -1,0 +1,352 @@
+"""A stream of alerts: messages in, scored in micro-batches, results out, and nothing lost on the way."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass, replace
+from time import monotonic, sleep, time
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from otrain_infer import kafka
+from otrain_infer.cutouts import Cutouts
+from otrain_infer.errors import SourceError, StreamError
+from otrain_infer.flags import CutoutFlag
+from otrain_infer.live_model import LiveModel, Loaded
+from otrain_infer.partitions import Partitions, Position
+
+log = logging.getLogger("otrain.stream")
+
+PATIENCE = 0.02
+"""How long the loop waits for one thing while another may happen (s)."""
+
+RETRY = 1.0
+"""How long it waits before it tries again what a server has refused (s)."""
+
+DRAIN = 30.0
+"""How long it may take to deliver what was taken, once the stream is stopped (s)."""
+
+TOLD_AT_ONCE = 5
+"""Disagreements of two models that are logged of each batch."""
+
+_UNREADABLE = int(CutoutFlag.UNREADABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How alerts are taken.
+
+    Attributes
+    ----------
+    topics
+        Where they come from; one that begins with ^ is a regular expression.
+    max_batch
+        Messages of a micro-batch, at most.
+    max_latency
+        How long a message waits for others, at most (s).
+    start
+        Where to begin in a partition that the group has not read yet: ``earliest`` or ``latest``.
+    until_end
+        Whether to end where the partitions do, as they are when that is reached.
+    """
+
+    topics: tuple[str, ...]
+    max_batch: int = 256
+    max_latency: float = 0.2
+    start: str = "latest"
+    until_end: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Messages that are scored together.
+
+    Attributes
+    ----------
+    messages
+        As confluent_kafka gives them.
+    taken
+        When they were (s, `time.time`).
+    """
+
+    messages: list[Any]
+    taken: float
+
+    @property
+    def timestamps(self) -> list[float | None]:
+        """When each message was sent (s since 1970); None where that is not told."""
+        told = (message.timestamp() for message in self.messages)
+        return [moment / 1000 if kind else None for kind, moment in told]
+
+    @property
+    def next(self) -> dict[Position, int]:
+        """Where the group goes on when this batch is done."""
+        return {(message.topic(), message.partition()): message.offset() + 1 for message in self.messages}
+
+    @property
+    def first(self) -> dict[Position, int]:
+        """Where the group goes on when this batch has to be taken again."""
+        return {(message.topic(), message.partition()): message.offset() for message in reversed(self.messages)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What became of a batch: n alerts, and messages that hold none.
+
+    Attributes
+    ----------
+    batch
+        The batch.
+    model
+        That gave the scores.
+    cutouts
+        The alerts, without pixels; a message that holds none is a row that is UNREADABLE and has no CANDID.
+    scores, spreads
+        float32 (n,); NaN where there is none.
+    sources
+        int64 (n,), the message of each.
+    shadow
+        The model beside it, and what it says, float32 (n,); None where there is none.
+    """
+
+    batch: Batch
+    model: Loaded
+    cutouts: Cutouts
+    scores: npt.NDArray[np.float32]
+    spreads: npt.NDArray[np.float32]
+    sources: npt.NDArray[np.int64]
+    shadow: tuple[Loaded, npt.NDArray[np.float32]] | None = None
+
+    @property
+    def poison(self) -> npt.NDArray[np.bool_]:
+        """Bool (n,): the rows that stand for messages without an alert."""
+        return np.asarray((self.cutouts.header["CANDID"] == "") & ((self.cutouts.flags & _UNREADABLE) != 0))
+
+    @property
+    def named_cutouts(self) -> Cutouts:
+        """The alerts, each named by the topic, the partition and the offset of its message."""
+        messages = [self.batch.messages[source] for source in self.sources.tolist()]
+        names = [f"{each.topic()}/{each.partition()}/{each.offset()}" for each in messages]
+        return replace(self.cutouts, names=np.array(names, np.str_))
+
+    @property
+    def disagreements(self) -> npt.NDArray[np.intp]:
+        """The rows that one of the two models calls real and the other does not."""
+        if self.shadow is None:
+            return np.empty(0, np.intp)
+        other, scores = self.shadow
+        called, otherwise = self.scores >= self.model.scorer.card.threshold, scores >= other.scorer.card.threshold
+        return np.flatnonzero((called != otherwise) & np.isfinite(self.scores) & np.isfinite(scores))
+
+
+def score_batch(batch: Batch, model: Loaded, shadow: Loaded | None = None) -> Scored:
+    """Score the alerts of a batch, in this thread."""
+    cutouts, scores, spreads, sources = _score(batch, model)
+    beside = (shadow, _score(batch, shadow)[1]) if shadow else None
+    return Scored(batch, model, cutouts, scores, spreads, sources, beside)
+
+
+def _score(batch: Batch, model: Loaded) -> tuple[Cutouts, Any, Any, npt.NDArray[np.int64]]:
+    sources: list[npt.NDArray[np.int64]] = []
+
+    def read(values: list[bytes]) -> Iterator[Cutouts]:
+        for part, rows in model.reader.read_parts(values):
+            sources.append(rows)
+            yield part
+
+    values = [message.value() or b"" for message in batch.messages]
+    parts, scores, spreads = zip(*model.scorer.score_parts([values], read), strict=True)
+    return Cutouts.concatenate(parts), np.concatenate(scores), np.concatenate(spreads), np.concatenate(sources)
+
+
+class Sink(Protocol):
+    """Where results go.
+
+    Attributes
+    ----------
+    commits
+        Whether it notes by itself, along with the results, how far the group has come.
+    """
+
+    commits: bool
+
+    def deliver(self, scored: Scored, idle: Callable[[], None]) -> None:
+        """Put what became of a batch where it is safe.
+
+        `idle` is to be called now and then while that takes long. Raises `RewoundError` where nothing has been put and
+        the batch has to be taken again.
+        """
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class RewoundError(Exception):
+    """Results were taken back: what they came from has to be taken again."""
+
+
+class Observer(Protocol):
+    """Who is told what happens, such as a monitor."""
+
+    def observe(self, scored: Scored, delivered: float) -> None:
+        """See a batch that has been delivered, and when (s, `time.time`)."""
+
+
+class Stream:
+    """Takes messages, scores and delivers them, until it is stopped.
+
+    At most `threads` + 1 batches are scored at once, each in one thread. They are delivered in the order in which they
+    were taken, so that what a group has done is always all up to one place in each partition.
+
+    Parameters
+    ----------
+    consumer
+        Of confluent_kafka, which commits nothing by itself.
+    sink
+        Where results go.
+    model, shadow
+        The model, and one that is scored beside it, whose disagreements are logged.
+    settings
+        How alerts are taken.
+    threads
+        How many score at once.
+    observers
+        Who is told of each batch.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        sink: Sink,
+        model: LiveModel,
+        settings: StreamSettings,
+        threads: int = 1,
+        shadow: LiveModel | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._consumer, self._sink, self._settings = consumer, sink, settings
+        self._model, self._shadow, self._observers = model, shadow, observers
+        self._partitions = Partitions(consumer, settings.start)
+        self._pending: deque[tuple[Batch, Future[Scored]]] = deque()
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="otrain")
+        self._stopped = math.inf
+
+    def stop(self) -> None:
+        """Take no more messages, deliver those that were taken, and end; good to be called from a signal handler."""
+        self._stopped = min(self._stopped, monotonic())
+
+    def run(self) -> None:
+        """Work until `stop` is called, or all partitions have ended where that was asked for.
+
+        Raises
+        ------
+        StreamError
+            When the stream cannot go on; what was not delivered is taken again when it is started anew.
+        """
+        self._consumer.subscribe(
+            [*self._settings.topics],
+            on_assign=self._partitions.begin,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+        try:
+            while self._stopped > monotonic() or self._pending:
+                self._turn()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+            self._sink.close()
+            self._consumer.close()
+
+    def _turn(self) -> None:
+        """Take a batch where there is room for it, and deliver the oldest where it is ready."""
+        for model in (self._model, self._shadow):
+            if model:
+                model.update()
+        stopping = self._stopped <= monotonic()
+        full = len(self._pending) > self._threads
+        if not (stopping or full):
+            self._take()
+        if self._pending and self._is_ready(PATIENCE if stopping or full else 0.0):
+            self._deliver()
+        if self._settings.until_end and self._partitions.all_ended:
+            self.stop()
+
+    def _take(self) -> None:
+        # While others are being scored, nobody may wait for the rest of a batch.
+        patience = PATIENCE if self._pending else self._settings.max_latency
+        try:
+            messages = self._consumer.consume(self._settings.max_batch, patience)
+        except kafka.import_kafka().KafkaException as error:
+            raise kafka.failed("no alert can be taken", error) from None
+        batch = Batch([each for each in messages if self._partitions.note(each)], time())
+        if batch.messages:
+            self._pending.append((batch, self._submit(batch)))
+
+    def _submit(self, batch: Batch) -> "Future[Scored]":
+        return self._pool.submit(
+            score_batch, batch, self._model.current, self._shadow.current if self._shadow else None
+        )
+
+    def _is_ready(self, patience: float) -> bool:
+        """Tell whether the oldest batch is scored, or is within a moment."""
+        _, oldest = self._pending[0]
+        try:
+            oldest.exception(patience)
+        except NotYet:
+            return False
+        return True
+
+    def _deliver(self) -> None:
+        batch, oldest = self._pending.popleft()
+        try:
+            scored = oldest.result()
+            self._sink.deliver(scored, self._stay_alive)
+        except SourceError as error:  # such as a registry of schemas that does not answer
+            log.warning("%s: trying again", error)
+            sleep(RETRY)
+            self._stay_alive()
+            self._pending.appendleft((batch, self._submit(batch)))
+        except RewoundError as error:
+            log.warning("%s: taking what is not delivered again", error)
+            self._partitions.go_back([batch.first, *(each.first for each, _ in self._pending)])
+            self._pending.clear()
+        else:
+            self._partitions.resume()
+            if not self._sink.commits:
+                self._partitions.commit(batch.next)
+            self._tell(scored)
+
+    def _tell(self, scored: Scored) -> None:
+        for observer in self._observers:
+            observer.observe(scored, time())
+        rows = scored.disagreements.tolist()
+        for row in rows[:TOLD_AT_ONCE]:
+            _, others = scored.shadow or (None, scored.scores)
+            candid = scored.cutouts.header["CANDID"][row]
+            log.warning("the models disagree on %s: %.4f, beside it %.4f", candid, scored.scores[row], others[row])
+        if len(rows) > TOLD_AT_ONCE:
+            log.warning("the models disagree on %d more of this batch", len(rows) - TOLD_AT_ONCE)
+
+    def _stay_alive(self) -> None:
+        """Keep the place in the group while nothing can be taken; give up where it takes too long to end."""
+        if monotonic() - self._stopped > DRAIN:
+            raise StreamError(
+                f"results could not be delivered within {DRAIN:g} s: their alerts are taken again next time"
+            )
+        self._partitions.wait()
+
+    def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ARG002
+        while self._pending:
+            self._deliver()
+        self._partitions.end(partitions)
+
+    def _on_lost(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ARG002
+        # Another process has them already and takes again what was not delivered.
+        self._pending.clear()
+        self._partitions.end(partitions)
