@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ def _check(arguments: Namespace) -> None:
         raise UsageError("--exactly-once and --dead-letter go with --output-topic: a table has neither")
     if arguments.watch and arguments.model is None:
         raise UsageError("--watch looks at the file that --model names: name one")
-    if arguments.output_topic in (*arguments.topics, arguments.dead_letter):
+    if arguments.output_topic and arguments.output_topic in (*arguments.topics, arguments.dead_letter):
         raise UsageError(
             f"the topic '{arguments.output_topic}' cannot be read and written: name another for the results"
         )
@@ -203,3 +204,7 @@ def _obey_signals(work: Any, model: "LiveModel") -> None:
     signal.signal(signal.SIGTERM, end)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda number, frame: model.ask())  # noqa: ARG005
+
+
+if __name__ == "__main__":
+    sys.exit(stream())
