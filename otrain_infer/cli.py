@@ -296,7 +296,7 @@ class _Tally:
 
 def _model_parser() -> Parser:
     parser = Parser(prog="otrain-model", description="Show and check models, and this machine's means to run them.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="show | verify | doctor")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="show | verify | drift | doctor")
     for name, text in (
         ("show", "the card of a model, in words"),
         ("verify", "score the golden cutouts of a model here and compare with what it promises"),
@@ -305,6 +305,11 @@ def _model_parser() -> Parser:
         command = commands.add_parser(name, help=text, description=text)
         if name != "doctor":
             command.add_argument("model", nargs="?", help="ONNX file; if not given, the embedded demonstration model")
+    text = "compare the scores of tables with those of the rows that their model was checked on; 1 where they drifted"
+    drift = commands.add_parser("drift", help=text, description=text)
+    drift.add_argument("tables", nargs="+", metavar="TABLE", help="that otrain-infer wrote, without --prob-ratio")
+    drift.add_argument("--model", help="ONNX file that gave the scores; if not given, the embedded demonstration model")
+    drift.add_argument("--window", type=int, help="rows compared at a time; if not given, each table as a whole")
     return parser
 
 
@@ -322,7 +327,10 @@ def _model(arguments: Namespace) -> int:
     if arguments.command == "show":
         print(inspection.describe(arguments.model))
         return DONE
-    report, passed = inspection.verify(arguments.model)
+    if arguments.command == "drift":
+        report, passed = inspection.find_drift(arguments.tables, arguments.model, arguments.window)
+    else:
+        report, passed = inspection.verify(arguments.model)
     print(report)
     return DONE if passed else 1
 

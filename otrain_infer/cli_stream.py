@@ -4,7 +4,8 @@ import logging
 import signal
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from otrain_infer.command import DONE, Parser, available_processors, number, run
@@ -12,6 +13,8 @@ from otrain_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from otrain_infer.live_model import LiveModel
+    from otrain_infer.observers import MonitorFeed
+    from otrain_infer.partitions import Partitions
     from otrain_infer.sinks import TableSink, TopicSink
 
 log = logging.getLogger("otrain.stream")
@@ -68,7 +71,11 @@ def _parser() -> Parser:
         help="where alerts keep planes and columns; if not given, told by their schema",
     )
     option("--schema", metavar="FILE|DIR|URL", help="schema of alerts that do not carry it, or the registry of schemas")
-    option("--metrics-port", type=_count, help="port at which Prometheus finds metrics; if not given, there are none")
+    option(
+        "--metrics-port",
+        type=int,
+        help="port at which Prometheus finds metrics, 0 for any; if not given, there are none",
+    )
     option("--metrics-host", default="127.0.0.1", help="address at which it finds them")
     option(
         "--kafka",
@@ -89,31 +96,50 @@ def stream(argv: Sequence[str] | None = None) -> int:
 
 def _stream(arguments: Namespace) -> int:
     from otrain_infer import kafka
-    from otrain_infer.stream import Stream, StreamSettings
-    from otrain_infer.tally import Tally
+    from otrain_infer.observers import Tally
+    from otrain_infer.partitions import Partitions
+    from otrain_infer.stream import Observer, Stream, StreamSettings
 
     _check(arguments)
     settings = StreamSettings(
         tuple(arguments.topics),
         arguments.max_batch,
         arguments.max_latency_ms / 1000,
-        arguments.start,
         arguments.until_end,
     )
     clients = kafka.read_settings(arguments.kafka, arguments.kafka_config)
     model, shadow = _open_models(arguments)
-    consumer = _make_consumer(arguments, clients)
-    sink = _open_sink(arguments, clients, consumer)
-    tally = Tally()
-    threads = arguments.threads or available_processors()
-    work = Stream(consumer, sink, model, settings, threads, shadow, [tally])
-    _obey_signals(work, model)
-    log.info("model %s, planes %s", model.current.scorer.identity, ",".join(model.current.scorer.card.planes))
-    try:
-        work.run()
-    finally:
-        log.info("%s", tally.tell())
+    partitions = Partitions(_make_consumer(arguments, clients), arguments.start)
+    sink = _open_sink(arguments, clients, partitions.consumer)
+    tally, threads = Tally(), arguments.threads or available_processors()
+    with _monitoring(arguments, model, partitions) as feed:
+        observers: list[Observer] = [tally, feed] if feed else [tally]
+        see = feed.see if feed else None
+        work = Stream(partitions, sink, model, settings, threads, shadow, observers, see)
+        _obey_signals(work, model)
+        log.info("model %s, planes %s", model.current.scorer.identity, ",".join(model.current.scorer.card.planes))
+        try:
+            work.run()
+        finally:
+            log.info("%s", tally.tell())
     return DONE
+
+
+@contextmanager
+def _monitoring(arguments: Namespace, model: "LiveModel", partitions: "Partitions") -> "Iterator[MonitorFeed | None]":
+    """Serve metrics where they are asked for."""
+    if arguments.metrics_port is None:
+        yield None
+        return
+    from otrain_infer.monitor import Monitor
+    from otrain_infer.observers import MonitorFeed
+
+    scorer = model.current.scorer
+    monitor = Monitor(scorer.card, scorer.identity, scorer.sha256)
+    model.tell = monitor.count_reload
+    with monitor.serve(arguments.metrics_port, arguments.metrics_host) as exporter:
+        log.info("metrics at http://%s:%d/metrics", arguments.metrics_host, exporter.port)
+        yield MonitorFeed(monitor, model.current, partitions.lags)
 
 
 def _check(arguments: Namespace) -> None:

@@ -1,22 +1,28 @@
-"""Models shown and verified, and the machine examined: what otrain-model prints."""
+"""Models shown and verified, drift looked for, and the machine examined: what otrain-model prints."""
 
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from otrain_infer.card import Cascade, ModelCard
 from otrain_infer.command import available_processors
-from otrain_infer.errors import MissingExtraError, ModelError, OtrainError
+from otrain_infer.drift import PSI_LARGE, PSI_MODERATE, Drift, Reference, compare_scores
+from otrain_infer.errors import MissingExtraError, ModelError, OtrainError, SourceError, UsageError
 from otrain_infer.jit import compile_all
-from otrain_infer.scorer import Scorer
+from otrain_infer.scorer import Scorer, Scores
 from otrain_infer.session import has_fast_int8, import_runtime, installed_runtimes
+from otrain_infer.table import read_table
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 TOLERANCE = 1e-4
 """Largest difference allowed between a golden score and the one found here."""
@@ -166,6 +172,81 @@ def verify(model: Model) -> tuple[str, bool]:
     verdict = "passed" if passed else "FAILED"
     count = len(golden.scores)
     return f"{verdict}: {scorer.identity}, {count} golden cutouts on {scorer.device}, {', '.join(found)}", passed
+
+
+def find_drift(tables: Sequence[str], model: Model, window: int | None = None) -> tuple[str, bool]:
+    """Compare the scores of tables with those of the rows that their model was checked on.
+
+    Parameters
+    ----------
+    tables
+        Files that otrain-infer wrote.
+    model
+        That gave the scores: ONNX file, or its bytes; None for the embedded demonstration model.
+    window
+        Rows that are compared at a time; None for each table as a whole.
+
+    Returns
+    -------
+    report : str
+        A line for each window, and one for each table of another model.
+    steady : bool
+        Whether none has drifted, see `Drift`.
+
+    Raises
+    ------
+    ModelError
+        When the card of the model has no reference.
+    SourceError
+        When a table cannot be read, or has no scores.
+    UsageError
+        When the window is empty.
+    """
+    if window is not None and window < 1:
+        raise UsageError(f"a window of {window} rows holds nothing: give 1 or more")
+    scorer = Scorer(model)
+    reference = Reference.from_card(scorer.card)
+    if reference is None:
+        raise ModelError(f"{scorer.identity} carries no reference: export it anew with --calibration-cube")
+    drifts, lines = [], []
+    for path in tables:
+        table = read_table(path)
+        others = sorted(_models_of(table) - {scorer.identity})
+        lines += [f"{path}: scored by {', '.join(others)}, not by {scorer.identity}"] if others else []
+        for rows, part in _windows(_scores_of(table, path), window):
+            drifts.append(compare_scores(reference, part))
+            lines.append(f"{_drift_in_words(drifts[-1])}, {path} {rows}")
+    return "\n".join(lines), not any(drift.drifted for drift in drifts)
+
+
+def _windows(scores: Scores, window: int | None) -> Iterator[tuple[str, Scores]]:
+    step = window or max(len(scores), 1)
+    for start in range(0, max(len(scores), 1), step):
+        part = scores[start : start + step]
+        yield f"rows {start + 1}-{start + len(part)}" if len(part) else "without rows", part
+
+
+def _scores_of(table: "Table", path: str) -> Scores:
+    if "label1" not in table.colnames:
+        raise SourceError(f"the table '{path}' has no column label1, which holds the scores")
+    try:
+        return np.ma.filled(np.ma.asarray(table["label1"]).astype(np.float32), np.nan)
+    except (TypeError, ValueError):
+        raise SourceError(f"the table '{path}' has other things than scores in its column label1") from None
+
+
+def _models_of(table: "Table") -> set[str]:
+    return {str(name) for name in np.unique(table["model"])} if "model" in table.colnames else set()
+
+
+def _drift_in_words(drift: Drift) -> str:
+    if not drift.rows:
+        return "no scores"
+    size = "large" if drift.psi >= PSI_LARGE else "moderate" if drift.psi >= PSI_MODERATE else "small"
+    return (
+        f"{'DRIFTED' if drift.drifted else 'steady'}: PSI {drift.psi:.3f} ({size}), KS {drift.ks:.3f} (by chance up to "
+        f"{drift.ks_critical:.3f}), {drift.rows} scores"
+    )
 
 
 def examine_machine() -> str:

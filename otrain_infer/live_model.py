@@ -41,8 +41,13 @@ class LiveModel:
         Makes a model of its bytes, or of None.
     watch
         How often the file is looked at (s); 0 for never.
+
+    Attributes
+    ----------
+    current
+        The model in use.
     tell
-        Called with ``switched`` or ``refused`` whenever a model was to be replaced.
+        Called with ``switched`` or ``refused`` whenever it was to be replaced.
 
     Raises
     ------
@@ -55,9 +60,9 @@ class LiveModel:
         path: str | None,
         load: Callable[[bytes | None], Loaded],
         watch: float = 0.0,
-        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._path, self._load, self._watch, self._tell = path, load, watch, tell
+        self._path, self._load, self._watch = path, load, watch
+        self.tell: Callable[[str], None] = lambda _: None
         self._state = _state_of(path)
         self.current = load(_read(path))
         self._asked, self._next_look = False, monotonic() + watch
@@ -100,11 +105,11 @@ class LiveModel:
             loaded = loading.result()
         except (OtrainError, MemoryError) as error:
             log.error("the model '%s' is not taken, %s stays: %s", self._path, self.current.scorer.identity, error)
-            self._tell("refused")
+            self.tell("refused")
             return
         log.warning("model %s takes the place of %s", loaded.scorer.identity, self.current.scorer.identity)
         self.current = loaded
-        self._tell("switched")
+        self.tell("switched")
 
 
 def _read(path: str | None) -> bytes | None:

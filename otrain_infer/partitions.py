@@ -32,7 +32,7 @@ class Partitions:
 
     def __init__(self, consumer: Any, start: str) -> None:
         self._kafka = kafka.import_kafka()
-        self._consumer, self._start = consumer, start
+        self.consumer, self._start = consumer, start
         self._assigned: set[Position] | None = None
         self._ended: set[Position] = set()
         self._waiting_since: float | None = None
@@ -93,7 +93,7 @@ class Partitions:
     def commit(self, offsets: Mapping[Position, int]) -> None:
         """Note how far the group has come; where that fails, more is taken again than need be, and nothing is lost."""
         try:
-            self._consumer.commit(offsets=self._placed(offsets), asynchronous=False)
+            self.consumer.commit(offsets=self._placed(offsets), asynchronous=False)
         except self._kafka.KafkaException as error:
             log.warning("how far the group has come cannot be noted (%s)", kafka.describe(error))
 
@@ -105,9 +105,19 @@ class Partitions:
                 lowest[position] = min(offset, lowest.get(position, offset))
         for each in self._placed({key: offset for key, offset in lowest.items() if key in (self._assigned or ())}):
             try:
-                self._consumer.seek(each)
+                self.consumer.seek(each)
             except self._kafka.KafkaException as error:
                 raise kafka.failed("what is not delivered cannot be taken again", error) from None
+
+    def lags(self) -> dict[Position, int]:
+        """Give how many messages wait in each partition, as far as that is known."""
+        partitions = self.consumer.position([self._kafka.TopicPartition(*each) for each in self._assigned or ()])
+        found = {}
+        for each in partitions:
+            _, highest = self.consumer.get_watermark_offsets(each, cached=True)
+            if each.offset >= 0 and highest >= 0:
+                found[_position(each)] = max(0, highest - each.offset)
+        return found
 
     def wait(self) -> None:
         """Keep the place in the group while nothing can be taken, to be called again and again until `resume`."""
@@ -116,9 +126,9 @@ class Partitions:
         if monotonic() - self._waiting_since < PAUSE_AFTER:
             return
         if not self._paused:
-            self._paused = self._consumer.assignment()
-            self._consumer.pause(self._paused)
-        message = self._consumer.poll(0)
+            self._paused = self.consumer.assignment()
+            self.consumer.pause(self._paused)
+        message = self.consumer.poll(0)
         if message is not None and self.note(message):  # it was on its way already
             self.go_back([{_position_of(message): message.offset()}])
 
@@ -126,7 +136,7 @@ class Partitions:
         """Go on taking."""
         self._waiting_since = None
         if self._paused:
-            self._consumer.resume(self._paused)
+            self.consumer.resume(self._paused)
             self._paused = []
 
     def _placed(self, offsets: Mapping[Position, int]) -> list[Any]:

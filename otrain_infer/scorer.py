@@ -4,7 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -141,7 +141,7 @@ class Scorer:
         self.__dict__.update(state)
         self._open()
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 of the model file, in hexadecimal."""
         return hashlib.sha256(self._content).hexdigest()

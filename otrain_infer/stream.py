@@ -49,8 +49,6 @@ class StreamSettings:
         Messages of a micro-batch, at most.
     max_latency
         How long a message waits for others, at most (s).
-    start
-        Where to begin in a partition that the group has not read yet: ``earliest`` or ``latest``.
     until_end
         Whether to end where the partitions do, as they are when that is reached.
     """
@@ -58,7 +56,6 @@ class StreamSettings:
     topics: tuple[str, ...]
     max_batch: int = 256
     max_latency: float = 0.2
-    start: str = "latest"
     until_end: bool = False
 
 
@@ -144,19 +141,25 @@ class Scored:
         return np.flatnonzero((called != otherwise) & np.isfinite(self.scores) & np.isfinite(scores))
 
 
-def score_batch(batch: Batch, model: Loaded, shadow: Loaded | None = None) -> Scored:
+See = Callable[[Loaded, Cutouts], None]
+"""Is shown the cutouts that a model takes, with their pixels."""
+
+
+def score_batch(batch: Batch, model: Loaded, shadow: Loaded | None = None, see: See | None = None) -> Scored:
     """Score the alerts of a batch, in this thread."""
-    cutouts, scores, spreads, sources = _score(batch, model)
+    cutouts, scores, spreads, sources = _score(batch, model, see)
     beside = (shadow, _score(batch, shadow)[1]) if shadow else None
     return Scored(batch, model, cutouts, scores, spreads, sources, beside)
 
 
-def _score(batch: Batch, model: Loaded) -> tuple[Cutouts, Any, Any, npt.NDArray[np.int64]]:
+def _score(batch: Batch, model: Loaded, see: See | None = None) -> tuple[Cutouts, Any, Any, npt.NDArray[np.int64]]:
     sources: list[npt.NDArray[np.int64]] = []
 
     def read(values: list[bytes]) -> Iterator[Cutouts]:
         for part, rows in model.reader.read_parts(values):
             sources.append(rows)
+            if see:
+                see(model, part)
             yield part
 
     values = [message.value() or b"" for message in batch.messages]
@@ -205,8 +208,8 @@ class Stream:
 
     Parameters
     ----------
-    consumer
-        Of confluent_kafka, which commits nothing by itself.
+    partitions
+        Where messages come from.
     sink
         Where results go.
     model, shadow
@@ -217,21 +220,23 @@ class Stream:
         How many score at once.
     observers
         Who is told of each batch.
+    see
+        Is shown the cutouts of the model before they are scored, in any thread.
     """
 
     def __init__(
         self,
-        consumer: Any,
+        partitions: Partitions,
         sink: Sink,
         model: LiveModel,
         settings: StreamSettings,
         threads: int = 1,
         shadow: LiveModel | None = None,
         observers: Sequence[Observer] = (),
+        see: See | None = None,
     ) -> None:
-        self._consumer, self._sink, self._settings = consumer, sink, settings
-        self._model, self._shadow, self._observers = model, shadow, observers
-        self._partitions = Partitions(consumer, settings.start)
+        self._partitions, self._sink, self._settings = partitions, sink, settings
+        self._model, self._shadow, self._observers, self._see = model, shadow, observers, see
         self._pending: deque[tuple[Batch, Future[Scored]]] = deque()
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="otrain")
@@ -249,19 +254,16 @@ class Stream:
         StreamError
             When the stream cannot go on; what was not delivered is taken again when it is started anew.
         """
-        self._consumer.subscribe(
-            [*self._settings.topics],
-            on_assign=self._partitions.begin,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
-        )
+        consumer = self._partitions.consumer
+        handlers = {"on_assign": self._partitions.begin, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
+        consumer.subscribe([*self._settings.topics], **handlers)
         try:
             while self._stopped > monotonic() or self._pending:
                 self._turn()
         finally:
             self._pool.shutdown(cancel_futures=True)
             self._sink.close()
-            self._consumer.close()
+            consumer.close()
 
     def _turn(self) -> None:
         """Take a batch where there is room for it, and deliver the oldest where it is ready."""
@@ -281,7 +283,7 @@ class Stream:
         # While others are being scored, nobody may wait for the rest of a batch.
         patience = PATIENCE if self._pending else self._settings.max_latency
         try:
-            messages = self._consumer.consume(self._settings.max_batch, patience)
+            messages = self._partitions.consumer.consume(self._settings.max_batch, patience)
         except kafka.import_kafka().KafkaException as error:
             raise kafka.failed("no alert can be taken", error) from None
         batch = Batch([each for each in messages if self._partitions.note(each)], time())
@@ -289,9 +291,8 @@ class Stream:
             self._pending.append((batch, self._submit(batch)))
 
     def _submit(self, batch: Batch) -> "Future[Scored]":
-        return self._pool.submit(
-            score_batch, batch, self._model.current, self._shadow.current if self._shadow else None
-        )
+        shadow = self._shadow.current if self._shadow else None
+        return self._pool.submit(score_batch, batch, self._model.current, shadow, self._see)
 
     def _is_ready(self, patience: float) -> bool:
         """Tell whether the oldest batch is scored, or is within a moment."""

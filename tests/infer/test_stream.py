@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import replace
+from urllib.request import urlopen
 
 import fastavro
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from brokers import Broker, end, finish, start
 from networks import make_card, make_model
 from packet_files import SCHEMAS, alert, container, message
+from prometheus_client.parser import text_string_to_metric_families
 
 from otrain_infer import Scorer
 from otrain_infer.alerts import AlertReader
@@ -287,6 +289,29 @@ def test_transactions_deliver_each_once(broker, model, topic):
     code, said = finish(start(broker, *told, *exactly, topic=topic))
     assert code == 0, said
     assert sorted(each["candid"] for each in broker.results(f"{topic}-out", 30)) == candids(range(30))
+
+
+def test_prometheus_finds_what_is_done(broker, model, topic, tmp_path):
+    broker.send(topic, [b"rubbish", *packets(range(12))])
+    told = ("--model", model, "--output-topic", f"{topic}-out", "--dead-letter", f"{topic}-dead", "--start", "earliest")
+    process = start(broker, *told, "--metrics-port", "0", topic=topic)
+    address = next(line for line in iter(process.stderr.readline, "") if "metrics at" in line).split()[-1]
+
+    def found():
+        with urlopen(address, timeout=10) as answer:  # noqa: S310 (on this machine)
+            text = answer.read().decode()
+        families = text_string_to_metric_families(text)
+        return {(each.name, each.labels.get("result")): each.value for family in families for each in family.samples}
+
+    _wait_for(lambda: found()["otrain_alerts_total", "scored"] == 12)
+    samples = found()
+    assert samples["otrain_alerts_total", "dead_letter"] == 1
+    assert samples["otrain_latency_seconds_count", None] == 13
+    assert samples["otrain_reloads_total", "switched"] == 0
+    process.send_signal(signal.SIGHUP)
+    _wait_for(lambda: found()["otrain_reloads_total", "switched"] == 1)
+    _wait_for(lambda: ("otrain_lag_messages", None) in found())
+    assert end(process)[0] == 0
 
 
 def test_several_processes_share_the_work(broker, model, topic):
