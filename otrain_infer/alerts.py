@@ -1,7 +1,9 @@
 """Alert packets in, cutouts out: one row for each alert, whatever survey sent it and whatever it came in."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +11,16 @@ import numpy.typing as npt
 from otrain_infer.card import ModelCard
 from otrain_infer.chunks import gather
 from otrain_infer.cutouts import CHUNK, NUMBERS, TEXTS, Cutouts, check_planes, clean_header, flag_header
-from otrain_infer.errors import UsageError
+from otrain_infer.errors import PacketError, UsageError
 from otrain_infer.flags import CutoutFlag
 from otrain_infer.lending import Lender
 from otrain_infer.mapping import EDGE, PacketMapping, Packets
-from otrain_infer.packet_sources import iter_packets, list_packets
-from otrain_infer.packets import PacketReader, Schemas
+from otrain_infer.packet_sources import is_parquet, iter_packets, list_packets
+from otrain_infer.packets import PacketReader, Run, Schemas
 from otrain_infer.sources import Buffer, Source
 from otrain_infer.stamps import decode_stamps
+
+Job = Sequence[Source] | Run
 
 _UNREADABLE = np.uint32(CutoutFlag.UNREADABLE)
 
@@ -51,7 +55,7 @@ class AlertReader:
     ) -> None:
         check_planes(planes)
         self.planes, self.size, self.side = tuple(planes), size, side
-        self._packets = PacketReader(mapping, schemas)
+        self._mapping, self._packets = mapping, PacketReader(mapping, schemas)
 
     @classmethod
     def for_card(
@@ -60,9 +64,33 @@ class AlertReader:
         """Make the reader of the cutouts that a model takes."""
         return cls(card.planes, card.size, card.normalisation.padding.side, mapping, schemas)
 
-    def read(self, sources: Sequence[Source]) -> Iterator[Cutouts]:
-        """Read some packets as `read_parts` does, for when it does not matter which source each alert comes from."""
-        return (cutouts for cutouts, _ in self.read_parts(sources))
+    def iter_jobs(self, sources: Iterable[Source]) -> Iterator[Job]:
+        """Cut what there is to read into jobs for `read`: some packets each, or some rows of a Parquet file."""
+        for is_table, these in groupby(iter_packets(sources), is_parquet):
+            if is_table:
+                for table in these:
+                    yield from self._iter_rows(os.fsdecode(cast("str", table)))
+            else:
+                yield from gather(these, CHUNK)
+
+    def read(self, job: Job) -> Iterator[Cutouts]:
+        """Read a job, in parts of at most `CHUNK` alerts."""
+        parts = self._cut_out_run(job) if isinstance(job, Run) else self.read_parts(job)
+        return (cutouts for cutouts, _ in parts)
+
+    def _iter_rows(self, path: str) -> Iterator[Run]:
+        """Give the packets of a Parquet file, some rows at a time; one row that tells, where it cannot be read."""
+        from otrain_infer.arrow_packets import ArrowPackets, for_planes, iter_parquet, layout_of, read_schema
+
+        done = 0
+        try:
+            mapping = for_planes(layout_of(read_schema(path), self._mapping), self.planes)
+            for batch in iter_parquet(path, CHUNK, mapping.paths):
+                names = [f"{path}#{done + row + 1}" for row in range(batch.num_rows)]
+                done += batch.num_rows
+                yield Run(ArrowPackets(batch, mapping), names, np.zeros(len(names), np.int64), {})
+        except PacketError as error:
+            yield Run(None, [path], np.zeros(1, np.int64), {0: str(error)})
 
     def read_parts(self, sources: Sequence[Source]) -> Iterator[tuple[Cutouts, npt.NDArray[np.int64]]]:
         """Read some packets, each a path, bytes or a binary file object with a container or a message.
@@ -76,14 +104,17 @@ class AlertReader:
         """
         with _buffers.lend() as buffer:
             for run in self._packets.read_runs(sources, buffer):
-                for start in range(0, len(run.names), CHUNK):
-                    rows = slice(start, start + CHUNK)
-                    damaged = {row - start: why for row, why in run.reasons.items() if start <= row < start + CHUNK}
-                    if run.packets is None:
-                        cutouts = self._cut_out_nothing(run.names[rows], damaged)
-                    else:
-                        cutouts = self.cut_out(run.packets[rows], run.packets.layout.mapping, run.names[rows], damaged)
-                    yield cutouts, run.sources[rows]
+                yield from self._cut_out_run(run)
+
+    def _cut_out_run(self, run: Run) -> Iterator[tuple[Cutouts, npt.NDArray[np.int64]]]:
+        for start in range(0, len(run.names), CHUNK):
+            rows = slice(start, start + CHUNK)
+            damaged = {row - start: why for row, why in run.reasons.items() if start <= row < start + CHUNK}
+            if run.packets is None:
+                cutouts = self._cut_out_nothing(run.names[rows], damaged)
+            else:
+                cutouts = self.cut_out(run.packets[rows], run.packets.mapping, run.names[rows], damaged)
+            yield cutouts, run.sources[rows]
 
     def cut_out(
         self, packets: Packets, mapping: PacketMapping, names: Sequence[str], damaged: dict[int, str]
@@ -140,7 +171,7 @@ def iter_alerts(
     ----------
     sources
         A folder, a path, bytes, a binary file object, or a sequence of these: Avro containers of one alert or of many,
-        messages of one, or tars of either.
+        messages of one, tars of either, or Parquet files of packets.
     card
         Says planes, size and side of the padding; or else
     planes, size
@@ -164,5 +195,5 @@ def iter_alerts(
         reader = AlertReader.for_card(card, mapping, schemas)
     else:
         reader = AlertReader(planes or (), size or (0, 0), mapping=mapping, schemas=schemas)
-    for chunk in gather(iter_packets(list_packets(sources)), CHUNK):
-        yield from reader.read(chunk)
+    for job in reader.iter_jobs(list_packets(sources)):
+        yield from reader.read(job)

@@ -47,8 +47,8 @@ def _infer_parser() -> Parser:
         "--cutouts",
         nargs="+",
         required=True,
-        help="folder of FITS cutouts or of alert packets (.avro, also .gz and in tars), files, a glob, @LIST with one "
-        "path a line, or one datacube .npz",
+        help="folder of FITS cutouts or of alert packets (.avro, also .gz and in tars, .parquet), files, a glob, "
+        "@LIST with one path a line, or one datacube .npz",
     )
     option("--model", help="ONNX file with its card; if not given, the embedded demonstration model")
     option("--prob-ratio", type=_ratio, default=1.0, help="real-to-bogus ratio of the stream over the training's")
@@ -164,16 +164,13 @@ def _score_alerts(scorer: "Scorer", sources: Sequence[str], arguments: Namespace
     if not (arguments.mapping or arguments.schema or any(map(is_packet_file, sources))):
         return None
     from otrain_infer.alerts import AlertReader
-    from otrain_infer.chunks import gather
-    from otrain_infer.cutouts import CHUNK
     from otrain_infer.mapping import load_mapping
-    from otrain_infer.packet_sources import iter_packets
     from otrain_infer.schemas import open_schemas
 
     mapping = load_mapping(arguments.mapping) if arguments.mapping else None
     schemas = open_schemas(arguments.schema) if arguments.schema else None
     reader = AlertReader.for_card(scorer.card, mapping, schemas)
-    return scorer.score_parts(gather(iter_packets(sources), CHUNK), reader.read)
+    return scorer.score_parts(reader.iter_jobs(sources), reader.read)
 
 
 def _read_list(path: str) -> list[str]:

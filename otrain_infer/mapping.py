@@ -39,7 +39,13 @@ SIGMAS = 2 * math.sqrt(2 * math.log(2))
 class Packets(Protocol):
     """Some packets, whatever they came as: n rows, and a slot for each of `PacketMapping.paths`."""
 
+    @property
+    def mapping(self) -> "PacketMapping":
+        """Where they keep what is needed."""
+
     def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> "Packets": ...
 
     def numbers(self, slot: int) -> Numbers:
         """Give a field as numbers, float64 (n,); NaN where there is none."""

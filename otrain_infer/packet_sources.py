@@ -14,7 +14,7 @@ from otrain_infer.file_kernels import GZIP_MAGIC
 from otrain_infer.sources import LARGEST_FILE, Source
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-SUFFIXES = (".avro", ".avro.gz", *TAR_SUFFIXES)
+SUFFIXES = (".avro", ".avro.gz", ".parquet", *TAR_SUFFIXES)
 
 LARGEST_WHOLE = 1 << 25
 """A container of more bytes than this is read piece by piece."""
@@ -80,6 +80,11 @@ def is_packet_file(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
+def is_parquet(source: Any) -> bool:
+    """Tell whether a source is a Parquet file of packets, by its name."""
+    return isinstance(source, str | os.PathLike) and os.fsdecode(source).lower().endswith(".parquet")
+
+
 def list_packets(sources: Source | Iterable[Source]) -> list[Source]:
     """List what there is to read: a folder stands for the packets in it, sorted by name, anything else for itself.
 
@@ -118,7 +123,7 @@ def iter_packets(sources: Iterable[Source]) -> Iterator[Source]:
         path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
         if path.lower().endswith(TAR_SUFFIXES):
             yield from _iter_members(path)
-        elif path and _size_of(path) > LARGEST_WHOLE:
+        elif path and not is_parquet(path) and _size_of(path) > LARGEST_WHOLE:
             yield from _iter_pieces(path)
         else:
             yield source

@@ -14,7 +14,7 @@ from otrain_infer.avro import Block
 from otrain_infer.avro_codecs import decompress
 from otrain_infer.errors import PacketError
 from otrain_infer.fits import as_number
-from otrain_infer.mapping import PacketMapping, Stamps, known_surveys
+from otrain_infer.mapping import PacketMapping, Packets, Stamps, known_surveys
 from otrain_infer.sources import LARGEST_PART, Buffer, Source, load_in_parts, names_of
 
 SCHEMAS_KEPT = 64
@@ -73,6 +73,11 @@ class AvroPackets:
     data: npt.NDArray[np.uint8]
     found: npt.NDArray[np.int64]
 
+    @property
+    def mapping(self) -> PacketMapping:
+        """Where they keep what is needed."""
+        return self.layout.mapping
+
     def __len__(self) -> int:
         return len(self.found)
 
@@ -128,7 +133,7 @@ class Run:
         Row -> one sentence, for those that could not be read.
     """
 
-    packets: AvroPackets | None
+    packets: Packets | None
     names: list[str]
     sources: npt.NDArray[np.int64]
     reasons: dict[int, str]

@@ -2,23 +2,30 @@
 
 import gzip
 import io
+import json
 import os
 import re
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fastavro
 import numpy as np
 import pytest
 from astropy.io import fits
+from networks import make_card, make_model
 from packet_files import CUTOUTS, SCHEMAS, SMALL, alert, container, images, message, stamp
 
-from otrain_infer import packet_sources
+from otrain_infer import Scorer, packet_sources
 from otrain_infer.alerts import AlertReader, iter_alerts
+from otrain_infer.cli import infer
 from otrain_infer.cutouts import Cutouts
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import CutoutFlag as Flag
 from otrain_infer.mapping import known_surveys, load_mapping
+from otrain_infer.schemas import open_schemas
+from otrain_infer.table import read_table
 
 PLANES = ("SCI", "REF", "DIFF")
 
@@ -421,3 +428,165 @@ def test_real_packets_are_what_fastavro_and_astropy_read():
         assert cutouts.header["CANDID"][0] == str(candidate.get("candid") or candidate["diaSourceId"])
         assert Flag(int(cutouts.flags[0])) == expected, path
         assert (cutouts.header["RA"][0], cutouts.header["DEC"][0]) == (candidate["ra"], candidate["dec"])
+
+
+@pytest.fixture
+def night(tmp_path):
+    """A folder with six alerts, of which one has no template and one is none."""
+    folder = tmp_path / "night"
+    folder.mkdir()
+    for seed in range(5):
+        packet = alert("ztf", seed)
+        if seed == 3:
+            packet |= {"cutoutTemplate": None}
+        (folder / f"{seed}.avro").write_bytes(container("ztf", packet))
+    (folder / "5.avro").write_bytes(b"rubbish")
+    return folder
+
+
+def _three_planes(tmp_path):
+    path = tmp_path / "three.onnx"
+    path.write_bytes(make_model(make_card(PLANES, (63, 63))))
+    return str(path)
+
+
+def test_the_command_scores_a_folder_of_alerts(night, tmp_path, capsys):
+    model = _three_planes(tmp_path)
+    assert infer(["--cutouts", str(night), "--model", model, "--threads", "2"]) == 0
+    said = capsys.readouterr()
+    table = read_table(said.out.strip())
+    assert said.out.strip() == str(night / "infer_results.dat")
+    assert "4 of 6 cutouts scored" in said.err
+    assert "5.avro: it is no Avro container" in said.err
+    scorer = Scorer(model)
+    (cutouts,) = AlertReader.for_card(scorer.card).read(sorted(map(str, night.glob("*.avro"))))
+    np.testing.assert_array_equal(table["label1"], scorer.score(cutouts))
+    assert [str(each) for each in table["cand_ID"][:5]] == [str(7000 + seed) for seed in range(5)]
+    assert np.isnan(table["label1"]).tolist() == [False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["tar", "container", "parquet", "list", "messages"])
+def test_the_command_gives_the_same_scores_whatever_alerts_come_in(kind, night, tmp_path, capsys):
+    model, output = _three_planes(tmp_path), tmp_path / "scores.csv"
+    good = sorted(map(str, night.glob("[0-4].avro")))
+    packets = [next(fastavro.reader(io.BytesIO(Path(path).read_bytes()))) for path in good]
+    more = []
+    if kind == "tar":
+        sources = [str(tmp_path / "night.tar.gz")]
+        with tarfile.open(sources[0], "w:gz") as tar:
+            for path in good:
+                tar.add(path, os.path.basename(path))
+    elif kind == "container":
+        sources = [str(tmp_path / "night.avro")]
+        Path(sources[0]).write_bytes(container("ztf", *packets, codec="deflate"))
+    elif kind == "parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        sources = [str(tmp_path / "night.parquet")]
+        parquet.write_table(pa.Table.from_pylist(packets), sources[0])
+    elif kind == "list":
+        (tmp_path / "night.list").write_text("\n".join(good))
+        sources = [f"@{tmp_path / 'night.list'}"]
+    else:
+        (tmp_path / "ztf.avsc").write_text(json.dumps(SCHEMAS["ztf"]))
+        more = ["--schema", str(tmp_path / "ztf.avsc")]
+        sources = [str(tmp_path / f"{k}.message") for k in range(5)]
+        for path, packet in zip(sources, packets, strict=True):
+            Path(path).write_bytes(message("ztf", packet, 4))
+    assert infer(["--cutouts", *sources, "--model", model, "--output", str(output), *more]) == 0, capsys.readouterr()
+    table = read_table(output)
+    scorer = Scorer(model)
+    (cutouts,) = AlertReader.for_card(scorer.card).read(good)
+    np.testing.assert_array_equal(np.array(table["label1"], np.float32), scorer.score(cutouts))
+    assert table["cand_ID"].tolist() == [7000 + seed for seed in range(5)]
+
+
+def test_alerts_and_cutouts_are_not_mixed(night, folder, capsys):
+    fits_file = str(next(folder.glob("*.fits")))
+    assert infer(["--cutouts", fits_file, str(night / "0.avro")]) == 2
+    assert "scored apart" in capsys.readouterr().err
+    # A folder of cutouts may hold their archive.
+    with tarfile.open(folder / "cutouts.tar", "w") as tar:
+        tar.add(fits_file, "c.fits")
+    assert infer(["--cutouts", str(folder), "--output", str(folder / "s.csv")]) == 0
+    assert len(read_table(folder / "s.csv")) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mapping", "/no/such.yaml"], "the mapping '/no/such.yaml' cannot be used"),
+        (["--schema", "/no/such.avsc"], "the schema '/no/such.avsc' cannot be used"),
+        (["--schema", "ftp://registry"], "is no registry"),
+    ],
+)
+def test_wrong_options_of_alerts_are_told(night, options, words, capsys):
+    assert infer(["--cutouts", str(night), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (night / "infer_results.dat").exists()
+
+
+class _Registry(BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked.append((self.path, self.headers.get("Authorization")))
+        number = self.path.rpartition("/")[2]
+        content = json.dumps({"schema": json.dumps(SCHEMAS["ztf"])} if number == "12" else {"message": "none"}).encode()
+        self.send_response({"12": 200, "500": 500}.get(number, 404))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+asked: list = []
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The address of a schema registry on this machine that knows the schema 12."""
+    asked.clear()
+    monkeypatch.setenv("OTRAIN_REGISTRY_AUTH", "me:hunter2")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_schemas_come_from_a_registry_each_asked_for_once(registry):
+    schemas = open_schemas(registry)
+    sent = [message("ztf", alert("ztf", seed), number) for seed, number in ((1, 12), (2, 12), (3, 13), (4, 12))]
+    reader = AlertReader(PLANES, (63, 63), schemas=schemas)
+    (cutouts,) = [*reader.read(sent)]
+    assert cutouts.header["CANDID"].tolist() == ["7001", "7002", "", "7004"]
+    assert f"its schema 13 is not in the registry {registry}" in cutouts.reasons[2]
+    assert asked == [(f"/schemas/ids/{number}", "Basic bWU6aHVudGVyMg==") for number in (12, 13)]
+    with pytest.raises(SourceError, match="refuses the schema 500"):
+        list(reader.read([message("ztf", alert("ztf"), 500)]))
+
+
+def test_a_registry_that_does_not_answer_is_told():
+    reader = AlertReader(PLANES, (63, 63), schemas=open_schemas("http://127.0.0.1:9"))
+    with pytest.raises(SourceError, match=r"the registry http://127.0.0.1:9 does not answer"):
+        list(reader.read([message("ztf", alert("ztf"), 500)]))
+
+
+def test_schemas_may_be_several_files(tmp_path):
+    whole = SCHEMAS["lsst"]
+    source = next(field["type"] for field in whole["fields"] if field["name"] == "diaSource")
+    (tmp_path / f"{source['name']}.avsc").write_text(json.dumps(source))
+    fields = [field | {"type": source["name"]} if field["name"] == "diaSource" else field for field in whole["fields"]]
+    (tmp_path / "lsst.v10_0.alert.avsc").write_text(json.dumps(whole | {"fields": fields}))
+    schemas = open_schemas(str(tmp_path / "lsst.v10_0.alert.avsc"))
+    (cutouts,) = AlertReader(PLANES, (30, 30), schemas=schemas).read([message("lsst", alert("lsst", 5), 1000)])
+    assert cutouts.header["CANDID"].tolist() == ["7005"]
+    (tmp_path / f"{source['name']}.avsc").unlink()
+    with pytest.raises(UsageError, match="cannot be used"):
+        open_schemas(str(tmp_path / "lsst.v10_0.alert.avsc"))
+
+
+def test_a_folder_without_numbered_schemas_is_told(tmp_path):
+    with pytest.raises(UsageError, match="no schema that is named by its number"):
+        open_schemas(str(tmp_path))
