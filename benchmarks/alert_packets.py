@@ -45,6 +45,11 @@ def make_packets(n: int, folder: Path) -> list[bytes]:
     return [_write(*written[k % len(written)], FIRST_CANDID + k) for k in range(n)]
 
 
+def replace_candid(packet: bytes, old: int, new: int) -> bytes:
+    """Give the k-th packet of `make_packets` the number of another, both counted from 0."""
+    return packet.replace(_long(FIRST_CANDID + old), _long(FIRST_CANDID + new))
+
+
 def _write(beginning: bytes, sync: bytes, schema: dict, record: dict, candid: int) -> bytes:
     body = io.BytesIO()
     record = record | {"candid": candid, "candidate": record["candidate"] | {"candid": candid}}

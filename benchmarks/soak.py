@@ -1,0 +1,300 @@
+"""Can otrain-stream run for months? Its memory over time, and what becomes of alerts while everything around it fails.
+
+Alerts are fed as fast as they are scored, with few of them under way at a time, for --minutes (60). Of all messages 5 %
+are corrupt. Meanwhile, again and again: the file of the model is replaced by rubbish, and by another model; the broker
+stands still; the command stands still; once, early, it is killed. In the end every candid has to have been delivered,
+more than once only around the kill, and every corrupt message to be among the dead letters; the slope of the command's
+memory is printed, from its last start on. A table on a disk that is full follows, where a small one can be mounted,
+which takes root.
+
+The broker is the cluster that librdkafka brings along, in a process of its own: it keeps 5 MB a partition, so that its
+memory does not grow either.
+
+    python benchmarks/soak.py [--minutes 60] [--threads 2]
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from alert_packets import FIRST_CANDID, describe, make_packets, replace_candid
+from alerts import make_model
+from confluent_kafka import Consumer, Producer, TopicPartition
+from machine import describe_machine
+
+from otrain_infer.alerts import iter_alerts
+
+PARTITIONS = 4
+UNDER_WAY = 240
+"""Alerts that are fed and not yet scored: what the cluster keeps holds them all, whatever stands still."""
+
+CORRUPT = 0.05
+STANDSTILL = 12.0
+"""How long the broker, or the command, stands still (s)."""
+
+CLUSTER = """
+import time
+from confluent_kafka import Producer
+cluster = Producer({"bootstrap.servers": "none", "test.mock.num.brokers": 1, "log_level": 2})
+(broker,) = cluster.list_topics(timeout=10).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+time.sleep(1 << 30)
+"""
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[str, int]]:
+    """Run librdkafka's cluster; give its address and its process."""
+    process = subprocess.Popen([sys.executable, "-c", CLUSTER], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().strip(), process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def start(broker: str, model: Path, log: Path, threads: str, *target: str) -> subprocess.Popen:
+    """Start the command."""
+    told = ["--brokers", broker, "--topics", "alerts", "--group", "soak", "--start", "earliest", "--model", str(model)]
+    settings = ["consumer.session.timeout.ms=20000", "consumer.group.instance.id=soak"]
+    more = [
+        "--watch",
+        "2",
+        "--max-batch",
+        "64",
+        "--max-latency-ms",
+        "20",
+        "--threads",
+        threads,
+        "--metrics-port",
+        "0",
+        "--kafka",
+        *settings,
+    ]
+    command = [sys.executable, "-m", "otrain_infer.cli_stream", *told, *target, *more]
+    with log.open("a") as file:
+        return subprocess.Popen(command, stderr=file)
+
+
+class Feeder:
+    """Feeds alerts as fast as their results come, and counts both."""
+
+    def __init__(self, broker: str, packets: list[bytes]) -> None:
+        self._producer = Producer({"bootstrap.servers": broker, "linger.ms": 0})
+        settings = {"bootstrap.servers": broker, "group.id": "reader", "auto.offset.reset": "earliest"}
+        self._reader = Consumer(settings)
+        places = [TopicPartition(topic, part, 0) for topic in ("scores", "dead") for part in range(PARTITIONS)]
+        self._reader.assign(places)
+        self._packets, self._rng = packets, np.random.default_rng(9)
+        self.sent = self.corrupt = 0
+        self.found: Counter[str] = Counter()
+        self.dead: Counter[str] = Counter()
+
+    def turn(self, feed: bool = True) -> None:
+        """Feed what there is room for, and see what has come."""
+        while feed and self.sent + self.corrupt - len(self.found) - len(self.dead) < UNDER_WAY:
+            if self._rng.random() < CORRUPT:
+                content = f"corrupt {self.corrupt} ".encode() + self._rng.bytes(500)
+                self.corrupt += 1
+            else:
+                which = self.sent % len(self._packets)
+                content = replace_candid(self._packets[which], which, self.sent)
+                self.sent += 1
+            self._producer.produce("alerts", content, partition=(self.sent + self.corrupt) % PARTITIONS)
+        self._producer.poll(0)
+        for message in self._reader.consume(500, 0.01):
+            if message.error():
+                continue
+            if message.topic() == "dead":
+                self.dead[message.value()[:20].decode("ascii", "replace").split(" ")[1]] += 1
+            else:
+                self.found[json.loads(message.value())["candid"]] += 1
+
+    def finish(self, patience: float) -> None:
+        """Feed no more, and wait for what is under way."""
+        until = time.monotonic() + patience
+        while len(self.found) < self.sent or len(self.dead) < self.corrupt:
+            self.turn(feed=False)
+            if time.monotonic() > until:
+                break
+
+
+class Soak:
+    """The command at work, and what is done to it."""
+
+    def __init__(self, broker: str, broker_pid: int, folder: Path, packets: list[bytes], threads: str) -> None:
+        self._broker, self._broker_pid, self._threads = broker, broker_pid, threads
+        self._model, self._log = folder / "live.onnx", folder / "log"
+        raw = next(iter_alerts(packets[:128], planes=("SCI", "REF", "DIFF"), size=(63, 63))).pixels
+        self._models = [make_model(folder, raw).path.read_bytes() for _ in range(2)]
+        self._model.write_bytes(self._models[0])
+        self.feeder = Feeder(broker, packets)
+        self.memory: list[tuple[float, float]] = []
+        self.start()
+
+    def start(self) -> None:
+        target = ("--output-topic", "scores", "--dead-letter", "dead")
+        self.process = start(self._broker, self._model, self._log, self._threads, *target)
+        self.memory.clear()
+
+    def kill(self) -> None:
+        """Kill -9, and start it again."""
+        self.process.kill()
+        self.process.wait()
+        self.start()
+
+    def stop_broker(self) -> None:
+        """The broker stands still."""
+        self._stand_still(self._broker_pid)
+
+    def stop_command(self) -> None:
+        """The command stands still, as a consumer that is far too slow."""
+        self._stand_still(self.process.pid)
+
+    def replace_by_rubbish(self) -> None:
+        """The file of the model becomes rubbish."""
+        self._model.write_bytes(np.random.default_rng(1).bytes(100_000))
+
+    def replace_by_another(self) -> None:
+        """The file of the model becomes another model."""
+        self._models.reverse()
+        self._model.write_bytes(self._models[0])
+
+    def _stand_still(self, pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        self.work(STANDSTILL)
+        os.kill(pid, signal.SIGCONT)
+
+    def work(self, seconds: float) -> None:
+        """Feed, and look at the memory, for a while."""
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            self.feeder.turn()
+            if not self.memory or now - self.memory[-1][0] > 1:
+                self.memory.append((now, _resident(self.process.pid)))
+            if self.process.poll() is not None:
+                raise SystemExit(f"otrain-stream ended by itself:\n{self._log.read_text()[-2000:]}")
+
+    def end(self) -> str:
+        """End the command; give what it has said."""
+        self.process.terminate()
+        self.process.wait(60)
+        return self._log.read_text()
+
+
+def _resident(pid: int) -> float:
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]) / 1000
+
+
+def print_memory(memory: list[tuple[float, float]]) -> None:
+    """Print the memory of the command, and its slope once it has warmed up."""
+    moments, sizes = np.array(memory).T
+    warm = moments > moments[0] + 0.2 * (moments[-1] - moments[0])
+    slope = 3600 * np.polyfit(moments[warm], sizes[warm], 1)[0]
+    hours = (moments[-1] - moments[0]) / 3600
+    print(
+        f"  memory: {np.median(sizes[warm]):.0f} MB, {sizes.max():.0f} at most, slope {slope:+.1f} MB an hour, over {hours:.2f} h"
+    )
+
+
+def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str]) -> None:
+    """Print what has become of all that was fed."""
+    wanted = {str(FIRST_CANDID + k) for k in range(feeder.sent)}
+    again = sum(feeder.found.values()) - len(feeder.found)
+    print(f"  {feeder.sent} alerts and {feeder.corrupt} corrupt messages in {seconds / 60:.1f} minutes,", end=" ")
+    print(f"{(feeder.sent + feeder.corrupt) / seconds:.0f} a second with all that was done to it:")
+    print("    " + ", ".join(f"{times} x {what}" for what, times in faults.items()))
+    print(
+        f"  {len(wanted - set(feeder.found))} alerts lost, {again} delivered again, {len(set(feeder.found) - wanted)} never sent"
+    )
+    print(f"  {feeder.corrupt - len(feeder.dead)} corrupt messages not among the dead letters")
+    print(f"  models: {said.count('takes the place of')} taken, {said.count('is not taken')} refused")
+
+
+def soak(folder: Path, packets: list[bytes], minutes: float, threads: str) -> None:
+    with cluster() as (broker, pid):
+        work = Soak(broker, pid, folder, packets, threads)
+        begun, faults = time.monotonic(), Counter()
+        until = begun + 60 * minutes
+        work.work(min(60, 3 * minutes) + 10)
+        work.kill()
+        faults["killed"] += 1
+        rounds = (work.replace_by_rubbish, work.stop_broker, work.replace_by_another, work.stop_command)
+        calm = min(60.0, 60 * minutes / 16)
+        while time.monotonic() + len(rounds) * (calm + STANDSTILL) < until:
+            for fault in rounds:
+                work.work(calm)
+                fault()
+                faults[fault.__name__.replace("_", " ")] += 1
+        work.work(max(0.0, until - time.monotonic()))
+        seconds = time.monotonic() - begun
+        work.feeder.finish(120)
+        print_outcome(work.feeder, seconds, work.end(), faults)
+        print_memory(work.memory)
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int = 1) -> Iterator[Path | None]:
+    """Mount a small disk, where that can be done."""
+    place = folder / "disk"
+    place.mkdir()
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield place
+    finally:
+        subprocess.run(["/bin/umount", "-l", str(place)], check=True)
+
+
+def fill_disk(folder: Path, packets: list[bytes], threads: str) -> None:
+    """Let a table grow on a disk until it is full, and see that it goes on when there is room."""
+    with small_disk(folder) as disk, cluster() as (broker, _):
+        if disk is None:
+            print("  a full disk: skipped, for none can be mounted here")
+            return
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(1_040_000))
+        model = folder / "live.onnx"
+        process = start(broker, model, folder / "disk.log", threads, "--output", str(disk / "scores.csv"))
+        producer = Producer({"bootstrap.servers": broker})
+        for k in range(UNDER_WAY):
+            producer.produce("alerts", packets[k % len(packets)], partition=k % PARTITIONS)
+        producer.flush()
+        time.sleep(15)
+        waited = (folder / "disk.log").read_text().count("cannot grow")
+        ballast.unlink()
+        time.sleep(5)
+        process.terminate()
+        process.wait(60)
+        rows = len((disk / "scores.csv").read_text().splitlines()) - 1
+        print(f"  a full disk: waited {waited} times; then {rows} of {UNDER_WAY} rows in the table")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--threads", default="2")
+    options = parser.parse_args()
+    print(describe_machine())
+    with tempfile.TemporaryDirectory() as place:
+        packets = make_packets(480, Path(place))
+        print(f"{describe()}, {np.mean([*map(len, packets)]) / 1000:.0f} kB each")
+        soak(Path(place), packets, options.minutes, options.threads)
+        fill_disk(Path(place), packets, options.threads)
+
+
+if __name__ == "__main__":
+    main()
