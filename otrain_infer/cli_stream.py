@@ -121,6 +121,7 @@ def _stream(arguments: Namespace) -> int:
         try:
             work.run()
         finally:
+            model.close()
             log.info("%s", tally.tell())
     return DONE
 

@@ -12,6 +12,9 @@ log = logging.getLogger("otrain.stream")
 TIMEOUT = 30.0
 """How long a broker may take to answer (s)."""
 
+TRIES = 3
+"""How often it is asked where to begin."""
+
 PAUSE_AFTER = 5.0
 """How long nothing may be taken before the group is told that this process lives, and fetching stops (s)."""
 
@@ -49,19 +52,26 @@ class Partitions:
         That place is committed before anything is taken. Else a process that dies before it has delivered anything
         would make the next one start at another place, and skip what lies between.
         """
-        try:
-            placed = consumer.committed(partitions, TIMEOUT) if partitions else []
-            new = [each for each in placed if each.offset < 0]
-            for each in new:
-                lowest, highest = consumer.get_watermark_offsets(each, TIMEOUT)
-                each.offset = lowest if self._start == "earliest" else highest
-            if new:
-                consumer.commit(offsets=new, asynchronous=False)
-            consumer.assign(placed)
-        except self._kafka.KafkaException as error:
-            raise kafka.failed("the partitions cannot be read", error) from None
+        for tries_left in reversed(range(TRIES)):
+            try:
+                consumer.assign(self._place(consumer, partitions))
+                break
+            except self._kafka.KafkaException as error:
+                if not tries_left:
+                    raise kafka.failed("the partitions cannot be read", error) from None
+                log.warning("the partitions cannot be read yet (%s)", kafka.describe(error))
         self._assigned = (self._assigned or set()) | {_position(each) for each in partitions}
         log.info("%d partitions", len(self._assigned))
+
+    def _place(self, consumer: Any, partitions: list[Any]) -> list[Any]:
+        placed = consumer.committed(partitions, TIMEOUT) if partitions else []
+        new = [each for each in placed if each.offset < 0]
+        for each in new:
+            lowest, highest = consumer.get_watermark_offsets(each, TIMEOUT)
+            each.offset = lowest if self._start == "earliest" else highest
+        if new:
+            consumer.commit(offsets=new, asynchronous=False)
+        return list(placed)
 
     def end(self, partitions: Iterable[Any]) -> None:
         """Forget partitions that another process gets."""

@@ -43,8 +43,10 @@ class TopicSink:
 
     def __init__(self, producer: Any, topic: str, dead_letter: str | None, write: Write) -> None:
         self._kafka = kafka.import_kafka()
+        self._too_large = (self._kafka.KafkaError.MSG_SIZE_TOO_LARGE, self._kafka.KafkaError.INVALID_MSG_SIZE)
         self._producer, self._topic, self._dead_letter, self._write = producer, topic, dead_letter, write
         self._failed: Any = None
+        self._oversized: list[Any] = []
 
     def deliver(self, scored: Scored, idle: Idle) -> None:
         """Put the results of a batch, and wait until the broker has them.
@@ -58,10 +60,17 @@ class TopicSink:
             self._produce(scored, idle)
         except self._kafka.KafkaException as error:
             raise kafka.failed("a result cannot be delivered", error) from None
-        while self._producer.flush(MOMENT):
-            idle()
+        self._flush(idle)
         if self._failed is not None:
             raise kafka.failed("a result cannot be delivered", self._failed)
+
+    def _flush(self, idle: Idle) -> None:
+        while self._producer.flush(MOMENT):
+            idle()
+        while self._oversized:
+            message = self._oversized.pop()
+            self._put(idle, topic=message.topic(), key=message.key(), headers=_too_large(message.headers()))
+            self._producer.flush(MOMENT)
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -94,9 +103,23 @@ class TopicSink:
             except BufferError:  # the broker is slower than we are, or away
                 self._producer.poll(MOMENT)
                 idle()
+            except self._kafka.KafkaException as error:
+                if error.args[0].code() not in self._too_large or not message.get("value"):
+                    raise
+                message |= {"value": None, "headers": _too_large(message.get("headers"))}
 
-    def _note(self, error: Any, message: Any) -> None:  # noqa: ARG002
-        self._failed = self._failed or error
+    def _note(self, error: Any, message: Any) -> None:
+        if error is None:
+            return
+        if error.code() in self._too_large and message.topic() == self._dead_letter and message.value():
+            self._oversized.append(message)
+        else:
+            self._failed = self._failed or error
+
+
+def _too_large(headers: Any) -> dict[str, Any]:
+    """Give the headers of a dead letter whose content the broker does not take: it must not hold up all others."""
+    return {**dict(headers or {}), "otrain.dropped": "the content is larger than the broker takes"}
 
 
 class TransactionSink(TopicSink):

@@ -13,6 +13,7 @@ import fastavro
 import numpy as np
 import pytest
 from brokers import Broker, end, finish, start
+from confluent_kafka import Producer
 from networks import make_card, make_model
 from packet_files import SCHEMAS, alert, container, message
 from prometheus_client.parser import text_string_to_metric_families
@@ -108,6 +109,20 @@ def test_without_a_topic_for_them_dead_letters_are_among_the_results(broker, mod
     (dead,) = [each for each in broker.results(f"{topic}-out", 2) if not each["candid"]]
     assert (dead["score"], dead["flag_names"]) == (None, ["UNREADABLE"])
     assert "no Avro container" in dead["reason"]
+
+
+def test_poison_that_is_larger_than_a_result_may_be_does_not_hold_up_the_others(broker, model, topic):
+    producer = Producer({"bootstrap.servers": broker.address, "message.max.bytes": 4_000_000})
+    producer.produce(topic, bytes(2_000_000), partition=0)
+    producer.flush(10)
+    broker.send(topic, packets(range(3)), partition=0)
+    told = ("--model", model, "--output-topic", f"{topic}-out", "--dead-letter", f"{topic}-dead", "--start", "earliest")
+    code, said = finish(start(broker, *told, "--until-end", topic=topic))
+    assert code == 0, said
+    assert sorted(each["candid"] for each in broker.results(f"{topic}-out", 3)) == candids(range(3))
+    (dead,) = broker.receive(f"{topic}-dead", 1)
+    assert dead.value() is None
+    assert dict(dead.headers())["otrain.dropped"] == b"the content is larger than the broker takes"
 
 
 def test_it_ends_when_it_is_told_to_and_goes_on_where_it_was(broker, model, topic):
