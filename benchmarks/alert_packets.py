@@ -42,7 +42,8 @@ def make_packets(n: int, folder: Path) -> list[bytes]:
         content = file.getvalue()
         header = read_header(memoryview(content), 0, len(content))
         written += [(content[: header.stop], header.sync, schema, record) for record in records]
-    return [_write(*written[k % len(written)], FIRST_CANDID + k) for k in range(n)]
+    # Those of one schema come together, as in a night.
+    return [_write(*written[k * len(written) // n], FIRST_CANDID + k) for k in range(n)]
 
 
 def replace_candid(packet: bytes, old: int, new: int) -> bytes:
