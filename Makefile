@@ -76,10 +76,10 @@ image-steps: ## run the steps of Dockerfile.infer in a clean environment, withou
 PIN := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: $(READY) ## pin every version in requirements/ anew
 	$(PIN) requirements/build.in -o requirements/build.txt
-	$(PIN) pyproject.toml --extra cpu -o requirements/infer-cpu.txt
-	$(PIN) pyproject.toml --extra gpu -o requirements/infer-gpu.txt
+	$(PIN) pyproject.toml --extra cpu --extra avro --extra kafka -o requirements/infer-cpu.txt
+	$(PIN) pyproject.toml --extra gpu --extra avro --extra kafka -o requirements/infer-gpu.txt
 	$(PIN) pyproject.toml requirements/cuda.in --extra cpu --extra train --extra tune --extra tensorboard -o requirements/train.txt
-	$(PIN) pyproject.toml --extra cpu --extra train --extra tune --extra tensorboard --extra mlflow --extra wandb --extra avro --extra parquet --group dev -o requirements/dev.txt
+	$(PIN) pyproject.toml --extra cpu --extra train --extra tune --extra tensorboard --extra mlflow --extra wandb --extra avro --extra kafka --extra spark --extra parquet --group dev -o requirements/dev.txt
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -203,9 +203,8 @@ def print_memory(memory: list[tuple[float, float]]) -> None:
     warm = moments > moments[0] + 0.2 * (moments[-1] - moments[0])
     slope = 3600 * np.polyfit(moments[warm], sizes[warm], 1)[0]
     hours = (moments[-1] - moments[0]) / 3600
-    print(
-        f"  memory: {np.median(sizes[warm]):.0f} MB, {sizes.max():.0f} at most, slope {slope:+.1f} MB an hour, over {hours:.2f} h"
-    )
+    print(f"  memory: {np.median(sizes[warm]):.0f} MB, {sizes.max():.0f} at most,", end=" ")
+    print(f"slope {slope:+.1f} MB an hour, over {hours:.2f} h")
 
 
 def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str]) -> None:
@@ -215,9 +214,8 @@ def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str
     print(f"  {feeder.sent} alerts and {feeder.corrupt} corrupt messages in {seconds / 60:.1f} minutes,", end=" ")
     print(f"{(feeder.sent + feeder.corrupt) / seconds:.0f} a second with all that was done to it:")
     print("    " + ", ".join(f"{times} x {what}" for what, times in faults.items()))
-    print(
-        f"  {len(wanted - set(feeder.found))} alerts lost, {again} delivered again, {len(set(feeder.found) - wanted)} never sent"
-    )
+    lost, strange = len(wanted - set(feeder.found)), len(set(feeder.found) - wanted)
+    print(f"  {lost} alerts lost, {again} delivered again, {strange} that were never sent")
     print(f"  {feeder.corrupt - len(feeder.dead)} corrupt messages not among the dead letters")
     print(f"  models: {said.count('takes the place of')} taken, {said.count('is not taken')} refused")
 

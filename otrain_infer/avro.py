@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer import avro_kernels as kernels
-from otrain_infer.errors import PacketError
+from otrain_infer.errors import LONGEST_REASON, PacketError
 
 MAGIC = b"Obj\x01"
 SYNC_SIZE = 16
@@ -23,6 +23,18 @@ WIRE_PREFIX = struct.Struct(">bI")
 
 LARGEST_SCHEMA = 1 << 22
 """A schema of more bytes than this is none of an alert."""
+
+MOST_NODES = 1 << 16
+"""A schema that takes more nodes than this, of which each field is one, is none of an alert."""
+
+MOST_ENTRIES = 1000
+"""A container whose header has more entries than this is damaged."""
+
+LONGEST_SYMBOL = 256
+"""Characters of a symbol of an enum that are kept."""
+
+LARGEST_FIXED = 1 << 30
+"""A fixed of more bytes than this fits in no block."""
 
 LONGEST_LONG = 10
 """Bytes that a number may take."""
@@ -40,6 +52,13 @@ _PRIMITIVE = {
     "bytes": kernels.BYTES,
     "string": kernels.BYTES,
 }
+_LEAST = {
+    **dict.fromkeys((kernels.BOOLEAN, kernels.INTEGER, kernels.BYTES, kernels.ENUM, kernels.ARRAY, kernels.MAP), 1),
+    kernels.FLOAT: 4,
+    kernels.DOUBLE: 8,
+}
+"""Bytes that a value of a kind takes at least, where that does not depend on its schema."""
+
 _NAMED = ("record", "error", "enum", "fixed")
 _COMPOUND = (*_NAMED, "array", "map")
 
@@ -69,6 +88,8 @@ class Program:
         The full name of the record.
     present
         The wanted fields that the schema has.
+    least
+        Bytes that a record takes at least; 1 or more.
     """
 
     nodes: npt.NDArray[np.int64]
@@ -76,6 +97,7 @@ class Program:
     symbols: tuple[tuple[str, ...], ...]
     name: str
     present: frozenset[int]
+    least: int
 
     def is_as(self, other: "Program") -> bool:
         """Tell whether another finds the same in any record."""
@@ -96,7 +118,7 @@ def parse_schema(text: str | bytes) -> Schema:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PacketError(f"its schema is no JSON ({error})") from None
+        raise PacketError(f"its schema is no JSON ({str(error)[:LONGEST_REASON]})") from None
 
 
 def compile_schema(schema: Schema, paths: Sequence[str]) -> Program:
@@ -120,7 +142,8 @@ def compile_schema(schema: Schema, paths: Sequence[str]) -> Program:
         compiler.add(schema, "", -1, {tuple(path.split(".")): slot for slot, path in enumerate(paths)})
         name = full_name(schema) if isinstance(schema, dict) and "name" in schema else ""
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise PacketError(f"its schema is no Avro schema ({type(error).__name__}: {error})") from None
+        said = str(error)[:LONGEST_REASON]
+        raise PacketError(f"its schema is no Avro schema ({type(error).__name__}: {said})") from None
     return compiler.program(name)
 
 
@@ -131,13 +154,15 @@ class _Compiler:
         self._named: dict[str, tuple[Schema, str]] = {}
         self._shared: dict[str, int] = {}
         self._nodes: list[list[int]] = []
+        self._least: list[int] = []
         self._children: list[int] = []
         self._symbols: list[tuple[str, ...]] = []
         self._present: set[int] = set()
 
     def program(self, name: str) -> Program:
-        nodes = np.array(self._nodes, np.int64).reshape(-1, 4)
-        return Program(nodes, np.array(self._children, np.int64), tuple(self._symbols), name, frozenset(self._present))
+        nodes, children = np.array(self._nodes, np.int64).reshape(-1, 4), np.array(self._children, np.int64)
+        least = max(1, self._least[0])
+        return Program(nodes, children, tuple(self._symbols), name, frozenset(self._present), least)
 
     def learn_names(self, schema: Schema, namespace: str) -> None:
         """Learn what types are defined in a schema, and in which namespace each is."""
@@ -183,10 +208,13 @@ class _Compiler:
         if alike:
             self._shared[name] = len(self._nodes)
         if schema["type"] == "enum":
-            self._symbols.append(tuple(map(str, schema["symbols"])))
+            self._symbols.append(tuple(str(symbol)[:LONGEST_SYMBOL] for symbol in schema["symbols"]))
             return self._add_node(kernels.ENUM, len(self._symbols) - 1, len(schema["symbols"]), slot)
         if schema["type"] == "fixed":
-            return self._add_node(kernels.FIXED, int(schema["size"]), 0, slot)
+            size = int(schema["size"])
+            if not 0 <= size <= LARGEST_FIXED:
+                raise ValueError(f"a fixed of {size} bytes")
+            return self._add_node(kernels.FIXED, size, 0, slot)
         fields = []
         for field in schema["fields"]:
             within = {path[1:]: each for path, each in slots.items() if path[0] == field["name"]}
@@ -198,10 +226,19 @@ class _Compiler:
         self._children += [0] * len(owned)
         for k, (schema, slot, slots) in enumerate(owned):
             self._children[first + k] = self.add(schema, namespace, slot, slots)
+        # Of a type that is within itself, and so not known yet, this is 0, which is no more than it takes.
+        least = [self._least[child] for child in self._children[first : first + len(owned)]]
+        if kind == kernels.RECORD:
+            self._least[number] = min(sum(least), LARGEST_FIXED)
+        elif kind == kernels.UNION:
+            self._least[number] = 1 + min(least, default=0)
         return number
 
     def _add_node(self, *node: int) -> int:
+        if len(self._nodes) == MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES} fields")
         self._nodes.append([*node])
+        self._least.append(_LEAST.get(node[0], node[1] if node[0] == kernels.FIXED else 0))
         return len(self._nodes) - 1
 
     def _find(self, name: str, namespace: str) -> tuple[Schema, str]:
@@ -260,16 +297,21 @@ def read_header(data: memoryview, start: int, stop: int) -> Header:
         When it is damaged or incomplete.
     """
     known: dict[bytes, bytes] = {}
-    at = start + len(MAGIC)
+    at, entries = start + len(MAGIC), 0
     while True:
         count, at = read_long(data, at, stop)
         if count == 0:
             break
         if count < 0:
             _, at = read_long(data, at, stop)
+        entries += abs(count)
+        if entries > MOST_ENTRIES:
+            raise PacketError(f"its header claims to have {entries} entries")
         for _ in range(abs(count)):
             key, at = _read_bytes(data, at, stop)
             known[key], at = _read_bytes(data, at, stop)
+    if at - start > 2 * LARGEST_SCHEMA:
+        raise PacketError(f"its header has {at - start} bytes, which no alert needs")
     if stop - at < SYNC_SIZE or b"avro.schema" not in known:
         raise PacketError("it is truncated" if stop - at < SYNC_SIZE else "it has no schema")
     codec = known.get(b"avro.codec", b"null").decode("ascii", "replace")
@@ -284,7 +326,7 @@ def _read_bytes(data: memoryview, at: int, stop: int) -> tuple[bytes, int]:
 
 
 def iter_blocks(data: memoryview, header: Header, stop: int) -> Iterator[Block]:
-    """Find the blocks of a container, as they are stored.
+    """Find the blocks of a container that hold any records, as they are stored.
 
     Raises
     ------
@@ -301,5 +343,6 @@ def iter_blocks(data: memoryview, header: Header, stop: int) -> Iterator[Block]:
             raise PacketError("it is truncated")
         if bytes(data[at + size : at + size + SYNC_SIZE]) != header.sync:
             raise PacketError("one of its blocks does not end where it says")
-        yield at, at + size, count
+        if count:
+            yield at, at + size, count
         at += size + SYNC_SIZE

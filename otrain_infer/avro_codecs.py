@@ -11,6 +11,9 @@ from otrain_infer.errors import MissingExtraError, PacketError
 LARGEST_BLOCK = 1 << 28
 """A block of more bytes than this, inflated, holds no alerts."""
 
+LARGEST_DICTIONARY = 1 << 28
+"""Memory that a block of xz may ask for (bytes): that of its highest level takes a quarter of this."""
+
 _EXTRA = "pip install 'otrain[avro]'"
 
 
@@ -91,6 +94,6 @@ CODECS: dict[str, Callable[[memoryview], bytes]] = {
     "snappy": _unsnap,
     "zstandard": _unzstd,
     "bzip2": lambda block: _unpack(bz2.BZ2Decompressor(), block),
-    "xz": lambda block: _unpack(lzma.LZMADecompressor(), block),
+    "xz": lambda block: _unpack(lzma.LZMADecompressor(memlimit=LARGEST_DICTIONARY), block),
 }
 """How a block of each codec but ``null`` is decompressed."""

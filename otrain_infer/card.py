@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer.errors import ModelError, OtrainError
+from otrain_infer.errors import LONGEST_REASON, ModelError, OtrainError
 from otrain_infer.normalise import Normalisation
 
 FORMAT = "otrain-card-1"
@@ -25,6 +25,10 @@ SPREAD = "spread"
 """The second output of an ensemble: how far apart the scores of its networks are."""
 PRECISE = "precise"
 """A second input, which may be left out, of a model with an int8 copy: true runs the network itself, false the copy."""
+
+
+LARGEST_GOLDEN = 1 << 28
+"""Bytes of golden cutouts, inflated, above which a card is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,12 @@ class Golden:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Golden":
         """Read what `to_dict` gave."""
-        raw = zlib.decompress(base64.b64decode(content["pixels"]))
-        pixels = np.frombuffer(raw, "<f4").astype(np.float32).reshape(content["shape"])
+        shape = tuple(map(int, content["shape"]))
+        size = 4 * math.prod(shape)
+        if not (min(shape, default=-1) >= 0 and size <= LARGEST_GOLDEN):
+            raise ValueError(f"golden cutouts of the shape {shape}")
+        raw = zlib.decompressobj().decompress(base64.b64decode(content["pixels"]), size + 1)
+        pixels = np.frombuffer(raw, "<f4").astype(np.float32).reshape(shape)
         return cls(pixels, np.array(content["scores"], np.float32))
 
 
@@ -231,11 +239,12 @@ class ModelCard:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ModelError("its card is not readable") from None
         if card_format != FORMAT:
-            raise ModelError(f"its card has the format '{card_format}', which this version of otrain does not know")
+            told = str(card_format)[:LONGEST_REASON]
+            raise ModelError(f"its card has the format '{told}', which this version of otrain does not know")
         try:
             return _checked(cls(**_typed(content)))
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OtrainError, zlib.error) as error:
-            raise ModelError(f"its card is incomplete or damaged ({error})") from None
+            raise ModelError(f"its card is incomplete or damaged ({str(error)[:LONGEST_REASON]})") from None
 
 
 def _typed(content: dict[str, Any]) -> dict[str, Any]:

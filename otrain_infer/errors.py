@@ -18,6 +18,10 @@ used never raises: it becomes a row with a flag.
 """
 
 
+LONGEST_REASON = 300
+"""Characters of what a library says of content that is not to be trusted that are passed on."""
+
+
 class OtrainError(Exception):
     """Parent of every error that O'TRAIN raises on purpose."""
 

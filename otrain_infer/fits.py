@@ -33,6 +33,13 @@ SYNONYMS = (
 )
 
 
+LONGEST_TEXT = 256
+"""Characters of a text that are kept: in a header it may go on over any number of cards."""
+
+PIECE = 1 << 16
+"""Bytes that are inflated at a time: what is behind the end of a member is copied."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What to take from each file.
@@ -239,7 +246,7 @@ class Decoder:
                 self._numbers[column, row] = as_number(cutout.values[key])
         for column, key in enumerate(plan.texts):
             value = cutout.values[key]
-            self._texts.append((column, row, "" if value is None else str(value).strip()))
+            self._texts.append((column, row, "" if value is None else str(value).strip()[:LONGEST_TEXT]))
         if cutout.missing >= 0:
             self._flags[row] = CutoutFlag.MISSING_PLANE
             self._outcome[row] = fits_kernels.NO_PLANE, cutout.missing, 0
@@ -316,22 +323,36 @@ def inflate(data: bytes | memoryview, limit: int) -> bytes:
     """
     from isal import isal_zlib
 
-    parts, left = [], limit
-    while data:
-        member = isal_zlib.decompressobj(wbits=31)
+    parts, left, at = [], limit, 0
+    data = memoryview(data)
+    member = isal_zlib.decompressobj(wbits=31)
+    while at < len(data):
+        piece = data[at : at + PIECE]
         try:
-            parts.append(member.decompress(data, left + 1))
+            content = member.decompress(piece, left + 1)
         except isal_zlib.IsalError as error:  # type: ignore[misc]  # its stub declares an instance
             raise OSError(f"gzip data are damaged ({error})") from None
-        left -= len(parts[-1])
+        if content:
+            parts.append(content)
+        left -= len(content)
         if left < 0:
             raise ValueError(f"more than {limit >> 20} MiB when inflated, so not a cutout")
-        if not member.eof:
-            raise EOFError("gzip data end too early")
-        data = member.unused_data
-        if not data.strip(b"\0"):
-            break
+        at += len(piece) - len(member.unused_data)
+        if member.eof:
+            at = _skip_zeros(data, at)
+            if at < len(data):
+                member = isal_zlib.decompressobj(wbits=31)
+    if not member.eof:
+        raise EOFError("gzip data end too early")
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _skip_zeros(data: memoryview, at: int) -> int:
+    """Give the end of the data if from `at` on they are but zeros, else `at`."""
+    for start in range(at, len(data), PIECE):
+        if bytes(data[start : start + PIECE]).strip(b"\0"):
+            return at
+    return len(data)
 
 
 def _as_text(codes: Bytes) -> npt.NDArray[np.str_]:

@@ -13,14 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from otrain_infer.errors import LONGEST_REASON
+
 CARD, BLOCK = 80, 2880
 _EXTENSION = b"XTENSION"
 
 # An image of more pixels is no cutout; a damaged header must not cost the memory that it asks for.
-MAX_PIXELS = 1 << 26
+MAX_PIXELS = 1 << 24
+
+# Bytes of headers, which astropy takes its time over.
+MAX_HEADERS = 1 << 22
+
+_TOO_MANY_CARDS = f"its headers have more than {MAX_HEADERS // CARD} cards"
 
 # astropy counts, and allocates, as far as these cards tell it to before it looks at anything else.
 _ENDLESS = re.compile(rb"(?:Z?NAXIS|TFIELDS) *=[ +]*0*[1-9][0-9]{3}|ZTILE[0-9]+ *=[ +]*0*[1-9][0-9]{7}", re.IGNORECASE)
+
+_END = re.compile(rb"END ")
 
 # On damaged files astropy raises nearly everything there is, and its codecs a class of their own.
 _ERRORS = (Exception,)
@@ -82,6 +91,8 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
     """
     if any(not raw[card.start() // CARD * CARD : card.start()].strip() for card in _ENDLESS.finditer(raw)):
         raise UnreadableError("its header claims more axes or columns than FITS has")
+    if len(raw) > MAX_HEADERS and not any(card.start() % CARD == 0 for card in _END.finditer(raw, 0, MAX_HEADERS)):
+        raise UnreadableError(_TOO_MANY_CARDS)
     from astropy.io import fits
 
     with _lock, warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -94,7 +105,7 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
         except _ERRORS as error:
             if "buffer is too small" in str(error):
                 raise UnreadableError("it is truncated") from None
-            sentence = " ".join(str(error).split()) or type(error).__name__
+            sentence = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
             raise UnreadableError(f"astropy cannot read it: {sentence}") from None
 
 
@@ -105,12 +116,12 @@ def _read_planes(
 
     found: list[Any] = [None] * len(groups)
     images = []
-    primary = last = None
+    primary, last, size = None, None, 0
     for hdu in hdus:
         primary, last = primary or hdu, hdu
-        # astropy would go backwards, and round in circles.
-        if hasattr(hdu, "fileinfo") and hdu.fileinfo()["datSpan"] < 0:
-            raise UnreadableError("its header claims a negative size")
+        size += _header_size(hdu)
+        if size > MAX_HEADERS:
+            raise UnreadableError(_TOO_MANY_CARDS)
         if not isinstance(hdu, PrimaryHDU | ImageHDU) or isinstance(hdu, GroupsHDU):
             continue
         shape = hdu.shape[1:] if len(hdu.shape) == 3 and hdu.shape[0] == 1 else hdu.shape
@@ -138,6 +149,15 @@ def _read_planes(
     ny, nx = found[0][0].shape[-2:]
     planes = [_plane(hdu.data, index) for hdu, index in found] if pixels else []
     return Cutout(planes, -1, (ny, nx), values)
+
+
+def _header_size(hdu: Any) -> int:
+    if not hasattr(hdu, "fileinfo"):
+        return 0
+    place = hdu.fileinfo()
+    if place["datSpan"] < 0:  # astropy would go backwards, and round in circles
+        raise UnreadableError("its header claims a negative size")
+    return int(place["datLoc"] - place["hdrLoc"])
 
 
 def _take_only(hdu: Any, shape: tuple[int, ...], groups: Sequence[int]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Packets: Avro containers and messages become runs of records, with the fields that a survey's mapping asks for."""
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,9 @@ HEADERS_KEPT = 4
 
 LONGEST_TEXT = 256
 """Characters of a text that are kept."""
+
+LONGEST_NAME = 4096
+"""Characters of the name of a source that are kept: no path is longer, but a name within a tar may be."""
 
 _WHOLE = (kernels.BOOLEAN, kernels.INTEGER, kernels.ENUM)
 _REAL = (kernels.FLOAT, kernels.DOUBLE)
@@ -146,7 +150,7 @@ class _Entries:
     """Blocks of one layout, one behind the other; what could not be read is a block of one record without bytes.
 
     `blocks` are as `avro_kernels.walk_blocks` takes them, `sources` and `firsts` tell where each is from, and which of
-    its records is the first of the block; `reasons` are by block.
+    its records is the first of the block; `reasons` are by block, `rows` the number of records.
     """
 
     layout: Layout | None = None
@@ -154,6 +158,7 @@ class _Entries:
     sources: list[int] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
+    rows: int = 0
 
 
 class PacketReader:
@@ -187,22 +192,23 @@ class PacketReader:
         Run
             One row for each record, in order, and one for what could not be read, whatever is the matter with it.
         """
-        names, done = names_of(sources), 0
+        names, done = [name[:LONGEST_NAME] for name in names_of(sources)], 0
         for arena in load_in_parts(sources, buffer):
             entries, end = _Entries(), buffer.stop
             for k, (start, stop) in enumerate(arena.bounds.tolist()):
                 record = int(getattr(sources[done + k], "first", 0))
                 for layout, block, why in self._find_blocks(buffer, start, stop, arena.reasons.get(k)):
                     changed = layout is not None and entries.layout not in (layout, None)
-                    if changed or buffer.stop - end > LARGEST_PART:
+                    if changed or buffer.stop - end > LARGEST_PART or entries.rows > avro.MOST_RECORDS:
                         yield _run(entries, buffer, names)
-                        entries = _Entries()
+                        entries, block = _Entries(), _move(block, buffer, end)
                     entries.layout = layout or entries.layout
                     if why:
                         entries.reasons[len(entries.blocks)] = why
                     entries.blocks.append(block)
                     entries.sources.append(done + k)
                     entries.firsts.append(record)
+                    entries.rows += block[2]
                     record += block[2]
             done += len(arena.bounds)
             yield _run(entries, buffer, names)
@@ -231,13 +237,15 @@ class PacketReader:
     def _open_container(self, buffer: Buffer, start: int, stop: int) -> Iterator[tuple[Layout, Block]]:
         data = buffer.data.data
         header, layout = self._read_header(data, start, stop)
-        for block in avro.iter_blocks(data, header, stop):
-            if header.codec == "null":
-                yield layout, block
-                continue
-            content, begin = decompress(header.codec, data[block[0] : block[1]]), buffer.stop
-            buffer.append(content)
-            yield layout, (begin, buffer.stop, block[2])
+        for begin, end, count in avro.iter_blocks(data, header, stop):
+            block = begin, end, count
+            if header.codec != "null":
+                content = decompress(header.codec, data[begin:end])
+                block = buffer.stop, buffer.stop + len(content), count
+                buffer.append(content)
+            if count * layout.program.least > block[1] - block[0]:
+                raise PacketError(f"one of its blocks claims to hold {count} records, for which it has not the bytes")
+            yield layout, block
 
     def _read_header(self, data: memoryview, start: int, stop: int) -> tuple[avro.Header, Layout]:
         for beginning, header, layout in self._headers:
@@ -245,7 +253,8 @@ class PacketReader:
             if bytes(data[start:at]) == beginning and at + avro.SYNC_SIZE <= stop:
                 return replace(header, stop=at + avro.SYNC_SIZE, sync=bytes(data[at : at + avro.SYNC_SIZE])), layout
         header = avro.read_header(data, start, stop)
-        layout = self._layout(header.schema, lambda: avro.parse_schema(header.schema))
+        key = hashlib.sha256(header.schema).digest()
+        layout = self._layout(key, lambda: avro.parse_schema(header.schema))
         beginning = bytes(data[start : header.stop - avro.SYNC_SIZE])
         self._headers = ((beginning, header, layout), *self._headers[: HEADERS_KEPT - 1])
         return header, layout
@@ -303,6 +312,17 @@ def _fits(layout: Layout, data: memoryview, block: Block) -> bool:
     program = layout.program
     kernels.walk_blocks(np.frombuffer(data, np.uint8), np.array([block]), program.nodes, program.children, found, ends)
     return bool(ends[0] == block[1])
+
+
+def _move(block: Block, buffer: Buffer, to: int) -> Block:
+    """Let what was decompressed last take the room of what was before, which is of no more use; give where it is."""
+    start, stop, count = block
+    buffer.stop = to
+    if start < to:
+        return block  # it lies where it was read
+    buffer.stop += stop - start
+    buffer.data[to : buffer.stop] = buffer.data[start:stop]
+    return to, buffer.stop, count
 
 
 def _run(entries: _Entries, buffer: Buffer, names: list[str]) -> Run:

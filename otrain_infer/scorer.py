@@ -24,6 +24,7 @@ from otrain_infer.session import (
     import_runtime,
     open_sessions,
     read_model,
+    refusing,
 )
 from otrain_infer.sources import Source, list_sources
 
@@ -115,7 +116,8 @@ class Scorer:
             usual = batch_size_for(self.card.shape, free_memory(gpu))
         self.batch_size = self._asked_batch_size or usual
         self._rescored, self._counting = 0, threading.Lock()
-        self._compute([OUTPUT], {INPUT: np.zeros((1, *self.card.shape), np.float32)})
+        with refusing(self._source):
+            self._compute([OUTPUT], {INPUT: np.zeros((1, *self.card.shape), np.float32)})
 
     def _choose_precision(self) -> str:
         asked, own = self._asked_precision, str(self.card.training.get("precision", "fp32"))
