@@ -69,6 +69,12 @@ def _export_parser() -> ConfigParser:
         default=MAX_FLIPS,
         help=f"fraction of calls that int8 may make otherwise than fp32 at a threshold; if not given, {MAX_FLIPS:g}",
     )
+    option(
+        "--target",
+        choices=("boom", "boom-nchw"),
+        help="write besides, beside --output, the same model as the broker BOOM feeds it (n, 63, 63, 3), or with the "
+        "planes first, and a file of triplets with their scores for its tests",
+    )
     return parser
 
 
@@ -79,6 +85,8 @@ def export(argv: Sequence[str] | None = None) -> int:
 
 def _export(arguments: Namespace) -> int:
     _check_output(arguments)
+    if arguments.target:
+        _check_target(arguments)
     cube = _read_cube(arguments.calibration_cube)
     start_tensorflow()
     card = _export_with_card(arguments, cube) if arguments.card else _export_foreign(arguments, cube)
@@ -92,6 +100,10 @@ def _export(arguments: Namespace) -> int:
         from otrain_train.rescoring import in_words
 
         print(in_words(card.cascade))
+    if arguments.target:
+        from otrain_train.targets import write_target
+
+        print(*write_target(arguments.output, arguments.target), sep="\n")
     return DONE
 
 
@@ -102,6 +114,22 @@ def _check_output(arguments: Namespace) -> None:
     inputs = [each for each in (arguments.model, arguments.card, arguments.calibration_cube) if each and each.exists()]
     if output.exists() and any(output.samefile(each) for each in inputs):
         raise UsageError(f"the output '{output}' is one of the inputs: name another")
+
+
+def _check_target(arguments: Namespace) -> None:
+    from otrain_infer.scorer import Scorer
+    from otrain_train.targets import check_fits
+
+    if arguments.precision == "int8":
+        raise UsageError("--target needs a model of one precision, fp32 or fp16, for BOOM would use int8 alone")
+    if arguments.card:
+        card = Scorer(arguments.card).card
+        check_fits(card.planes, card.size, card.normalisation.method)
+    else:
+        told = {name: getattr(arguments, name) for name in FOREIGN if getattr(arguments, name) is not None}
+        chosen: dict[str, Any] = FOREIGN | told
+        size = tuple(chosen["size"]) if chosen["size"] else None
+        check_fits(tuple(chosen["planes"]), size, chosen["normalisation"])
 
 
 def _export_with_card(arguments: Namespace, cube: "Datacube | None") -> "ModelCard":
