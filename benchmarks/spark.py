@@ -110,7 +110,7 @@ def score_alone(scorer: Scorer, paths: list[Path]) -> np.ndarray:
 
     def read(batch):
         packets = ArrowPackets(batch, mapping)
-        yield reader.cut_out(packets, mapping, [""] * len(packets), {})
+        yield reader.cut_out(packets, [""] * len(packets), {})
 
     batches = (batch for path in paths for batch in iter_parquet(path, 128, mapping.paths))
     return np.concatenate([scores for _, scores, _ in scorer.score_parts(batches, read)])

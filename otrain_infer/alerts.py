@@ -113,26 +113,23 @@ class AlertReader:
             if run.packets is None:
                 cutouts = self._cut_out_nothing(run.names[rows], damaged)
             else:
-                cutouts = self.cut_out(run.packets[rows], run.packets.mapping, run.names[rows], damaged)
+                cutouts = self.cut_out(run.packets[rows], run.names[rows], damaged)
             yield cutouts, run.sources[rows]
 
-    def cut_out(
-        self, packets: Packets, mapping: PacketMapping, names: Sequence[str], damaged: dict[int, str]
-    ) -> Cutouts:
+    def cut_out(self, packets: Packets, names: Sequence[str], damaged: dict[int, str]) -> Cutouts:
         """Make cutouts of packets.
 
         Parameters
         ----------
         packets
             n rows.
-        mapping
-            Where they keep what is needed.
         names
             Of each.
         damaged
             Row -> one sentence, for packets that could not be read.
         """
         pixels = np.empty((len(packets), *self.size, len(self.planes)), np.float32)
+        mapping = packets.mapping
         columns = mapping.read_columns(packets)
         edge = columns.pop(EDGE)
         header = clean_header(columns)

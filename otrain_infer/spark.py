@@ -202,7 +202,7 @@ def _score_packets(job: _Job, columns: Sequence[Any], names: Sequence[str], mapp
 
     def read(rows: slice) -> Iterator[Cutouts]:
         part = packets[rows]
-        yield reader.cut_out(part, mapping, [""] * len(part), {})
+        yield reader.cut_out(part, [""] * len(part), {})
 
     chunks = (slice(start, start + CHUNK) for start in range(0, len(packets), CHUNK))
     parts = [(scores, cutouts.flags, spreads) for cutouts, scores, spreads in scorer.score_parts(chunks, read)]

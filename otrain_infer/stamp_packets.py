@@ -198,5 +198,5 @@ def _read(reader: AlertReader, packets: StampPackets, damage: str = "") -> Cutou
     for start in range(0, max(len(packets), 1), CHUNK):
         part = packets[start : start + CHUNK]
         damaged = dict.fromkeys(range(len(part)), damage) if damage else {}
-        parts.append(reader.cut_out(part, packets.mapping, [""] * len(part), damaged))
+        parts.append(reader.cut_out(part, [""] * len(part), damaged))
     return Cutouts.concatenate(parts)

@@ -28,7 +28,7 @@ SURVEYS = {mapping.name: mapping for mapping in known_surveys()}
 def cut_out(batches, mapping, size=(63, 63)):
     reader = AlertReader(PLANES, size)
     packets = [ArrowPackets(batch, mapping) for batch in batches]
-    return Cutouts.concatenate([reader.cut_out(part, mapping, [""] * len(part), {}) for part in packets])
+    return Cutouts.concatenate([reader.cut_out(part, [""] * len(part), {}) for part in packets])
 
 
 def read_avro(survey, *alerts, size=(63, 63)):
@@ -198,7 +198,7 @@ def test_parquet_is_read_piece_by_piece_and_no_more_of_it_than_is_wanted(tmp_pat
     assert "rcid" not in str(batches[0].schema)
     (expected,) = iter_alerts(container("ztf", *alerts), planes=("DIFF",), size=(63, 63))
     reader = AlertReader(("DIFF",), (63, 63))
-    parts = [reader.cut_out(ArrowPackets(batch, wanted), wanted, [""] * len(batch), {}) for batch in batches]
+    parts = [reader.cut_out(ArrowPackets(batch, wanted), [""] * len(batch), {}) for batch in batches]
     assert_same(Cutouts.concatenate(parts), expected)
     assert_same(cut_out(iter_parquet(str(tmp_path / "night.parquet")), layout), read_avro("ztf", *alerts))
 

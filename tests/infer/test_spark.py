@@ -261,7 +261,7 @@ def test_what_makes_no_sense_is_told(spark, night, model, tmp_path):
         frame.select(score_udf(model)(*STAMPS[:2])).collect()
     assert "UsageError" in str(caught.value)
     if hasattr(functions, "arrow_udf"):
-        with pytest.raises(Exception, match="the column for SCI is struct<.*give the field with the stamp"):
+        with pytest.raises(Exception, match=r"the column for SCI is struct<.*give the field with the stamp"):
             frame.select(score_udf(model)("cutoutScience", *STAMPS[1:])).collect()
 
 
