@@ -61,7 +61,7 @@ check: lint image-lint test ## what CI runs
 bench: $(READY) ## every benchmark on one page; accuracy as measured before; larger data from the folder OTRAIN_DATA
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib otrain_infer otrain_train > /dev/null 2>&1 || true # tests of others that are no Python
 	@mkdir -p build
-	@for run in reading.py scoring.py startup.py converting.py many_files.py gpu.py "memory.py --gigabytes 1" \
+	@for run in reading.py scoring.py alerts.py startup.py converting.py many_files.py gpu.py "memory.py --gigabytes 1" \
 		"networks.py --known --results benchmarks/results/networks.jsonl" \
 		"accuracy.py --known --results benchmarks/results/accuracy.jsonl --recipes lite mini otrain original-10 original-30"; do \
 		echo; echo "== $$run"; $(BIN)/python benchmarks/$$run 2> build/bench.log || { cat build/bench.log >&2; exit 1; }; \
