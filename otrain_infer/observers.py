@@ -6,11 +6,11 @@ from time import monotonic
 
 import numpy as np
 
+from otrain_infer.batches import Scored
 from otrain_infer.cutouts import Cutouts
 from otrain_infer.live_model import Loaded
 from otrain_infer.monitor import Monitor
 from otrain_infer.partitions import Position
-from otrain_infer.stream import Scored
 
 KEPT = 100_000
 """Of so many alerts, the last ones, the latencies are told."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from otrain_infer.batches import Scored
 from otrain_infer.errors import MissingExtraError
 from otrain_infer.flags import CutoutFlag
-from otrain_infer.stream import Scored
 
 Result = dict[str, Any]
 

@@ -6,9 +6,10 @@ from time import sleep
 from typing import Any
 
 from otrain_infer import kafka
+from otrain_infer.batches import Scored
 from otrain_infer.growing_table import FullError, GrowingTable
 from otrain_infer.results import Result, iter_results
-from otrain_infer.stream import RETRY, RewoundError, Scored
+from otrain_infer.stream import RETRY, RewoundError
 from otrain_infer.table import build_columns
 
 log = logging.getLogger("otrain.stream")

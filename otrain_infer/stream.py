@@ -3,22 +3,18 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic, sleep, time
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from otrain_infer import kafka
-from otrain_infer.cutouts import Cutouts
+from otrain_infer.batches import Batch, Scored, See, score_batch
 from otrain_infer.errors import SourceError, StreamError
-from otrain_infer.flags import CutoutFlag
-from otrain_infer.live_model import LiveModel, Loaded
-from otrain_infer.partitions import Partitions, Position
+from otrain_infer.live_model import LiveModel
+from otrain_infer.partitions import Partitions
 
 log = logging.getLogger("otrain.stream")
 
@@ -33,8 +29,6 @@ DRAIN = 30.0
 
 TOLD_AT_ONCE = 5
 """Disagreements of two models that are logged of each batch."""
-
-_UNREADABLE = int(CutoutFlag.UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,114 +51,6 @@ class StreamSettings:
     max_batch: int = 256
     max_latency: float = 0.2
     until_end: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Messages that are scored together.
-
-    Attributes
-    ----------
-    messages
-        As confluent_kafka gives them.
-    taken
-        When they were (s, `time.time`).
-    """
-
-    messages: list[Any]
-    taken: float
-
-    @property
-    def timestamps(self) -> list[float | None]:
-        """When each message was sent (s since 1970); None where that is not told."""
-        told = (message.timestamp() for message in self.messages)
-        return [moment / 1000 if kind else None for kind, moment in told]
-
-    @property
-    def next(self) -> dict[Position, int]:
-        """Where the group goes on when this batch is done."""
-        return {(message.topic(), message.partition()): message.offset() + 1 for message in self.messages}
-
-    @property
-    def first(self) -> dict[Position, int]:
-        """Where the group goes on when this batch has to be taken again."""
-        return {(message.topic(), message.partition()): message.offset() for message in reversed(self.messages)}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """What became of a batch: n alerts, and messages that hold none.
-
-    Attributes
-    ----------
-    batch
-        The batch.
-    model
-        That gave the scores.
-    cutouts
-        The alerts, without pixels; a message that holds none is a row that is UNREADABLE and has no CANDID.
-    scores, spreads
-        float32 (n,); NaN where there is none.
-    sources
-        int64 (n,), the message of each.
-    shadow
-        The model beside it, and what it says, float32 (n,); None where there is none.
-    """
-
-    batch: Batch
-    model: Loaded
-    cutouts: Cutouts
-    scores: npt.NDArray[np.float32]
-    spreads: npt.NDArray[np.float32]
-    sources: npt.NDArray[np.int64]
-    shadow: tuple[Loaded, npt.NDArray[np.float32]] | None = None
-
-    @property
-    def poison(self) -> npt.NDArray[np.bool_]:
-        """Bool (n,): the rows that stand for messages without an alert."""
-        return np.asarray((self.cutouts.header["CANDID"] == "") & ((self.cutouts.flags & _UNREADABLE) != 0))
-
-    @property
-    def named_cutouts(self) -> Cutouts:
-        """The alerts, each named by the topic, the partition and the offset of its message."""
-        messages = [self.batch.messages[source] for source in self.sources.tolist()]
-        names = [f"{each.topic()}/{each.partition()}/{each.offset()}" for each in messages]
-        return replace(self.cutouts, names=np.array(names, np.str_))
-
-    @property
-    def disagreements(self) -> npt.NDArray[np.intp]:
-        """The rows that one of the two models calls real and the other does not."""
-        if self.shadow is None:
-            return np.empty(0, np.intp)
-        other, scores = self.shadow
-        called, otherwise = self.scores >= self.model.scorer.card.threshold, scores >= other.scorer.card.threshold
-        return np.flatnonzero((called != otherwise) & np.isfinite(self.scores) & np.isfinite(scores))
-
-
-See = Callable[[Loaded, Cutouts], None]
-"""Is shown the cutouts that a model takes, with their pixels."""
-
-
-def score_batch(batch: Batch, model: Loaded, shadow: Loaded | None = None, see: See | None = None) -> Scored:
-    """Score the alerts of a batch, in this thread."""
-    cutouts, scores, spreads, sources = _score(batch, model, see)
-    beside = (shadow, _score(batch, shadow)[1]) if shadow else None
-    return Scored(batch, model, cutouts, scores, spreads, sources, beside)
-
-
-def _score(batch: Batch, model: Loaded, see: See | None = None) -> tuple[Cutouts, Any, Any, npt.NDArray[np.int64]]:
-    sources: list[npt.NDArray[np.int64]] = []
-
-    def read(values: list[bytes]) -> Iterator[Cutouts]:
-        for part, rows in model.reader.read_parts(values):
-            sources.append(rows)
-            if see:
-                see(model, part)
-            yield part
-
-    values = [message.value() or b"" for message in batch.messages]
-    parts, scores, spreads = zip(*model.scorer.score_parts([values], read), strict=True)
-    return Cutouts.concatenate(parts), np.concatenate(scores), np.concatenate(spreads), np.concatenate(sources)
 
 
 class Sink(Protocol):
