@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer import avro_kernels as kernels
-from otrain_infer.errors import LONGEST_REASON, PacketError
+from otrain_infer.errors import PacketError, in_brief
 
 MAGIC = b"Obj\x01"
 SYNC_SIZE = 16
@@ -118,7 +118,7 @@ def parse_schema(text: str | bytes) -> Schema:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PacketError(f"its schema is no JSON ({str(error)[:LONGEST_REASON]})") from None
+        raise PacketError(f"its schema is no JSON ({in_brief(error)})") from None
 
 
 def compile_schema(schema: Schema, paths: Sequence[str]) -> Program:
@@ -141,9 +141,8 @@ def compile_schema(schema: Schema, paths: Sequence[str]) -> Program:
         compiler.learn_names(schema, "")
         compiler.add(schema, "", -1, {tuple(path.split(".")): slot for slot, path in enumerate(paths)})
         name = full_name(schema) if isinstance(schema, dict) and "name" in schema else ""
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        said = str(error)[:LONGEST_REASON]
-        raise PacketError(f"its schema is no Avro schema ({type(error).__name__}: {said})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise PacketError(f"its schema is no Avro schema ({type(error).__name__}: {in_brief(error)})") from None
     return compiler.program(name)
 
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from otrain_infer.errors import MissingExtraError, PacketError
+from otrain_infer.errors import MissingExtraError, PacketError, in_brief
 
 LARGEST_BLOCK = 1 << 28
 """A block of more bytes than this, inflated, holds no alerts."""
@@ -28,7 +28,7 @@ def decompress(codec: str, block: memoryview) -> bytes:
         When the codec needs a package that is not installed.
     """
     if codec not in CODECS:
-        raise PacketError(f"its codec '{codec[:20]}' is not one of null, {', '.join(CODECS)}")
+        raise PacketError(f"its codec '{in_brief(codec[:20])}' is not one of null, {', '.join(CODECS)}")
     return CODECS[codec](block)
 
 

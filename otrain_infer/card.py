@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer.errors import LONGEST_REASON, ModelError, OtrainError
+from otrain_infer.errors import ModelError, OtrainError, in_brief
 from otrain_infer.normalise import Normalisation
 
 FORMAT = "otrain-card-1"
@@ -26,6 +26,11 @@ SPREAD = "spread"
 PRECISE = "precise"
 """A second input, which may be left out, of a model with an int8 copy: true runs the network itself, false the copy."""
 
+
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+LARGEST_SIDE = 1 << 14
+"""Pixels."""
 
 LARGEST_GOLDEN = 1 << 28
 """Bytes of golden cutouts, inflated, above which a card is damaged."""
@@ -89,7 +94,10 @@ class Golden:
             raise ValueError(f"golden cutouts of the shape {shape}")
         raw = zlib.decompressobj().decompress(base64.b64decode(content["pixels"]), size + 1)
         pixels = np.frombuffer(raw, "<f4").astype(np.float32).reshape(shape)
-        return cls(pixels, np.array(content["scores"], np.float32))
+        scores = [float(score) for score in content["scores"]]
+        if len(scores) != len(pixels) or not all(0 <= score <= 1 for score in scores):
+            raise ValueError(f"scores of golden cutouts {scores}")
+        return cls(pixels, np.array(scores, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,8 @@ class Cascade:
             {str(name): float(rate) for name, rate in content[key].items()} for key in ("flips", "flips_alone")
         )
         golden = tuple(map(float, content["golden"]))
+        if not all(map(math.isfinite, (rescored, mean, largest, *golden, *flips.values(), *alone.values()))):
+            raise ValueError("figures that are no numbers")
         return cls(intervals, int(content["rows"]), rescored, flips, alone, mean, largest, golden)
 
     def guards(self, threshold: float) -> bool:
@@ -239,26 +249,30 @@ class ModelCard:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ModelError("its card is not readable") from None
         if card_format != FORMAT:
-            told = str(card_format)[:LONGEST_REASON]
+            told = in_brief(card_format)
             raise ModelError(f"its card has the format '{told}', which this version of otrain does not know")
         try:
             return _checked(cls(**_typed(content)))
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OtrainError, zlib.error) as error:
-            raise ModelError(f"its card is incomplete or damaged ({str(error)[:LONGEST_REASON]})") from None
+            raise ModelError(f"its card is incomplete or damaged ({in_brief(error)})") from None
 
 
 def _typed(content: dict[str, Any]) -> dict[str, Any]:
     ny, nx = content["size"]
+    if not all(type(n) is int and 0 < n <= LARGEST_SIDE for n in (ny, nx)):
+        raise ValueError(f"size {content['size']}")
+    _check_texts(content)
     if not 0 <= content["threshold"] <= 1:
         raise ValueError(f"threshold {content['threshold']}")
-    if not content["planes"] or not set(content["planes"]) <= set(PLANES):
+    planes = list(content["planes"])
+    if not planes or len(set(planes)) < len(planes) or not set(planes) <= set(PLANES):
         raise ValueError(f"planes {content['planes']}")
     for key in ("calibration", "training", "metrics", "reference"):
         if not isinstance(content[key], dict):
             raise TypeError(f"{key} {content[key]}")
     return content | {
-        "planes": tuple(str(plane) for plane in content["planes"]),
-        "size": (int(ny), int(nx)),
+        "planes": tuple(planes),
+        "size": (ny, nx),
         "normalisation": Normalisation.from_dict(content["normalisation"]),
         "threshold": float(content["threshold"]),
         "operating_points": tuple(map(_point, content["operating_points"])),
@@ -267,9 +281,23 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check_texts(content: dict[str, Any]) -> None:
+    """Raise unless the texts of a card are texts, and can stand in a table, in a log, and in a terminal."""
+    for key in ("name", "version", "created", "description"):
+        if not isinstance(content.get(key, ""), str):
+            raise TypeError(f"{key} {content[key]}")
+    if not "".join(content[key] for key in ("name", "version", "created")).isprintable():
+        raise ValueError("a name with control characters")
+    json.dumps({key: content[key] for key in content if key != "golden"}, ensure_ascii=False).encode()
+
+
 def _checked(card: ModelCard) -> ModelCard:
     if card.cascade and card.golden and len(card.cascade.golden) != len(card.golden.scores):
         raise ValueError(f"{len(card.cascade.golden)} int8 scores of {len(card.golden.scores)} golden cutouts")
+    if card.golden and card.golden.pixels.shape[1:] != card.shape:
+        raise ValueError(f"golden cutouts of the shape {card.golden.pixels.shape}")
+    if abs(card.normalisation.padding.value) > LARGEST_FLOAT:
+        raise ValueError(f"padding value {card.normalisation.padding.value}")
     for threshold in (card.threshold, *(point.threshold for point in card.operating_points)):
         if card.cascade and not card.cascade.guards(threshold):
             raise ValueError(f"int8 is not guarded at the threshold {threshold}")

@@ -17,9 +17,13 @@ Each carries one sentence that says what is wrong, where, and what to do. A cuto
 used never raises: it becomes a row with a flag.
 """
 
-
 LONGEST_REASON = 300
-"""Characters of what a library says of content that is not to be trusted that are passed on."""
+
+
+def in_brief(error: object) -> str:
+    """Give what an error says of content that is not to be trusted: one line, not a long one, of what can be shown."""
+    said = " ".join(str(error)[: 2 * LONGEST_REASON].split())[:LONGEST_REASON]
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in said)
 
 
 class OtrainError(Exception):

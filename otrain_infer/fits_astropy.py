@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otrain_infer.errors import LONGEST_REASON
+from otrain_infer.errors import in_brief
+from otrain_infer.fits_tiles import check_tiles
 
 CARD, BLOCK = 80, 2880
 _EXTENSION = b"XTENSION"
@@ -26,8 +27,14 @@ MAX_HEADERS = 1 << 22
 
 _TOO_MANY_CARDS = f"its headers have more than {MAX_HEADERS // CARD} cards"
 
-# astropy counts, and allocates, as far as these cards tell it to before it looks at anything else.
-_ENDLESS = re.compile(rb"(?:Z?NAXIS|TFIELDS) *=[ +]*0*[1-9][0-9]{3}|ZTILE[0-9]+ *=[ +]*0*[1-9][0-9]{7}", re.IGNORECASE)
+# astropy counts, and allocates, as far as these cards tell it to before it looks at anything else; a text it repeats.
+_ENDLESS = {
+    b"NAXIS": re.compile(rb"NAXIS(?: *=[ +]*0*[1-9][0-9]{3}|[0-9]* *= *')"),
+    b"TFIELDS": re.compile(rb"TFIELDS *=[ +]*0*[1-9][0-9]{3}"),
+    b"ZTILE": re.compile(rb"ZTILE[0-9]+ *=[ +]*0*[1-9][0-9]{7}"),
+    b"COUNT": re.compile(rb"COUNT *= *'"),
+}
+_BEFORE = (b"", b"Z", b"P", b"G")  # a keyword of these, in its card
 
 _END = re.compile(rb"END ")
 
@@ -89,8 +96,8 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
     UnreadableError
         When astropy cannot read the file, or it is truncated before a plane is complete.
     """
-    if any(not raw[card.start() // CARD * CARD : card.start()].strip() for card in _ENDLESS.finditer(raw)):
-        raise UnreadableError("its header claims more axes or columns than FITS has")
+    if _is_endless(raw.upper()):
+        raise UnreadableError("its header claims more axes or columns than FITS has, or a text where it tells a size")
     if len(raw) > MAX_HEADERS and not any(card.start() % CARD == 0 for card in _END.finditer(raw, 0, MAX_HEADERS)):
         raise UnreadableError(_TOO_MANY_CARDS)
     from astropy.io import fits
@@ -105,14 +112,25 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
         except _ERRORS as error:
             if "buffer is too small" in str(error):
                 raise UnreadableError("it is truncated") from None
-            sentence = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+            sentence = in_brief(error) or type(error).__name__
             raise UnreadableError(f"astropy cannot read it: {sentence}") from None
+
+
+def _is_endless(capitals: bytes) -> bool:
+    for word, card in _ENDLESS.items():
+        at = capitals.find(word)
+        while at >= 0:
+            before = capitals[at // CARD * CARD : at].strip().removeprefix(b"HIERARCH").strip()
+            if before in _BEFORE and card.match(capitals, at):
+                return True
+            at = capitals.find(word, at + 1)
+    return False
 
 
 def _read_planes(
     hdus: Any, raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: Sequence[str], pixels: bool
 ) -> Cutout:
-    from astropy.io.fits import GroupsHDU, ImageHDU, PrimaryHDU
+    from astropy.io.fits import CompImageHDU, GroupsHDU, ImageHDU, PrimaryHDU
 
     found: list[Any] = [None] * len(groups)
     images = []
@@ -146,6 +164,8 @@ def _read_planes(
     for hdu, _ in found:
         if math.prod(hdu.shape) > MAX_PIXELS:
             raise UnreadableError(f"it has an image of {math.prod(hdu.shape)} pixels")
+        if pixels and isinstance(hdu, CompImageHDU):
+            _check_tiles(hdu, raw)
     ny, nx = found[0][0].shape[-2:]
     planes = [_plane(hdu.data, index) for hdu, index in found] if pixels else []
     return Cutout(planes, -1, (ny, nx), values)
@@ -158,6 +178,13 @@ def _header_size(hdu: Any) -> int:
     if place["datSpan"] < 0:  # astropy would go backwards, and round in circles
         raise UnreadableError("its header claims a negative size")
     return int(place["datLoc"] - place["hdrLoc"])
+
+
+def _check_tiles(hdu: Any, raw: bytes) -> None:
+    try:
+        check_tiles(hdu, raw)
+    except ValueError as error:
+        raise UnreadableError(in_brief(error)) from None
 
 
 def _take_only(hdu: Any, shape: tuple[int, ...], groups: Sequence[int]) -> list[Any]:
