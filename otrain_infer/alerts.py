@@ -102,6 +102,10 @@ class AlertReader:
         sources : ndarray
             int64 (n,), which of the sources each comes from.
         """
+        if isinstance(sources, str | bytes | bytearray | memoryview):
+            raise UsageError(
+                f"packets come as a sequence of paths, bytes or files, not as one {type(sources).__name__}"
+            )
         with _buffers.lend() as buffer:
             for run in self._packets.read_runs(sources, buffer):
                 yield from self._cut_out_run(run)

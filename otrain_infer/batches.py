@@ -34,7 +34,7 @@ class Batch:
     def timestamps(self) -> list[float | None]:
         """When each message was sent (s since 1970); None where that is not told."""
         told = (message.timestamp() for message in self.messages)
-        return [moment / 1000 if kind else None for kind, moment in told]
+        return [moment / 1000 if kind and moment > 0 else None for kind, moment in told]
 
     @property
     def next(self) -> dict[Position, int]:

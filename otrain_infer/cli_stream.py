@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from otrain_infer.sinks import TableSink, TopicSink
 
 log = logging.getLogger("otrain.stream")
+
+TELL_AGAIN = 60.0
+"""How long a failure that goes on is not told again (s)."""
 
 
 def _positive(text: str) -> float:
@@ -109,7 +113,8 @@ def _stream(arguments: Namespace) -> int:
     )
     clients = kafka.read_settings(arguments.kafka, arguments.kafka_config)
     model, shadow = _open_models(arguments)
-    partitions = Partitions(_make_consumer(arguments, clients), arguments.start)
+    own = tuple(filter(None, (arguments.output_topic, arguments.dead_letter)))
+    partitions = Partitions(_make_consumer(arguments, clients), arguments.start, own)
     sink = _open_sink(arguments, clients, partitions.consumer)
     tally, threads = Tally(), arguments.threads or available_processors()
     with _monitoring(arguments, model, partitions) as feed:
@@ -150,10 +155,11 @@ def _check(arguments: Namespace) -> None:
         raise UsageError("--exactly-once and --dead-letter go with --output-topic: a table has neither")
     if arguments.watch and arguments.model is None:
         raise UsageError("--watch looks at the file that --model names: name one")
-    if arguments.output_topic and arguments.output_topic in (*arguments.topics, arguments.dead_letter):
-        raise UsageError(
-            f"the topic '{arguments.output_topic}' cannot be read and written: name another for the results"
-        )
+    for topic in filter(None, (arguments.output_topic, arguments.dead_letter)):
+        if topic in arguments.topics:
+            raise UsageError(f"the topic '{topic}' cannot be read and written: name another for what is written")
+    if arguments.output_topic and arguments.output_topic == arguments.dead_letter:
+        raise UsageError("results and dead letters go to topics of their own: name another for --dead-letter")
 
 
 def _open_models(arguments: Namespace) -> "tuple[LiveModel, LiveModel | None]":
@@ -212,10 +218,17 @@ def _open_sink(arguments: Namespace, settings: dict[str, str], consumer: Any) ->
     return TopicSink(producer, arguments.output_topic, arguments.dead_letter, write)
 
 
+_told: dict[str, float] = {}
+
+
 def _tell_error(error: Any) -> None:
+    """Log what librdkafka says, and the same again only after a while."""
     from otrain_infer import kafka
 
-    log.warning("Kafka: %s", kafka.describe(error))
+    said = kafka.describe(error)
+    if time.monotonic() - _told.get(error.name(), -TELL_AGAIN) >= TELL_AGAIN:
+        _told[error.name()] = time.monotonic()
+        log.warning("Kafka: %s", said)
 
 
 def _obey_signals(work: Any, model: "LiveModel") -> None:

@@ -5,7 +5,7 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +27,17 @@ MAX_HEADERS = 1 << 22
 
 _TOO_MANY_CARDS = f"its headers have more than {MAX_HEADERS // CARD} cards"
 
-# astropy counts, and allocates, as far as these cards tell it to before it looks at anything else; a text it repeats.
-_ENDLESS = {
-    b"NAXIS": re.compile(rb"NAXIS(?: *=[ +]*0*[1-9][0-9]{3}|[0-9]* *= *')"),
-    b"TFIELDS": re.compile(rb"TFIELDS *=[ +]*0*[1-9][0-9]{3}"),
-    b"ZTILE": re.compile(rb"ZTILE[0-9]+ *=[ +]*0*[1-9][0-9]{7}"),
-    b"COUNT": re.compile(rb"COUNT *= *'"),
-}
-_BEFORE = (b"", b"Z", b"P", b"G")  # a keyword of these, in its card
+# astropy counts, and allocates, as far as these cards tell it to before it looks at anything else; and one that is not
+# plain it takes for a text, of which it makes as many copies as the others tell.
+_SIZE_WORDS = (b"NAXIS", b"COUNT", b"TFIELDS", b"ZTILE")
+_SPACE = rb"[\s\x1c-\x1f]"
+_SIZE = re.compile(
+    rb"%(s)s*(?:HIERARCH%(s)s+)*((?:Z?NAXIS|[PG]COUNT|TFIELDS|ZTILE)[0-9]*)(?![0-9A-Z_-])" % {b"s": _SPACE}
+)
+_PLAIN = re.compile(rb" *[A-Z0-9]+ *= +[-+]? *([0-9]+)")
+_MOST = {b"NAXIS": 999, b"ZNAXIS": 999, b"TFIELDS": 999}
+_MOST_OF_A_TILE = 9_999_999
+_MOST_COPIES = 1 << 22
 
 _END = re.compile(rb"END ")
 
@@ -117,14 +120,31 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
 
 
 def _is_endless(capitals: bytes) -> bool:
-    for word, card in _ENDLESS.items():
+    """Tell whether astropy would come to no end over the cards of sizes."""
+    copies, is_text = 1, False
+    for keyword, size in _sizes(capitals):
+        most = _MOST_OF_A_TILE if keyword.startswith(b"ZTILE") else _MOST.get(keyword, 1 << 62)
+        if size is None:
+            is_text = True
+        elif size > most:
+            return True
+        elif size > 1:
+            copies = min(copies * size, 1 << 62)
+    return is_text and copies > _MOST_COPIES
+
+
+def _sizes(capitals: bytes) -> Iterator[tuple[bytes, int | None]]:
+    """Give the keyword of each card of a size, and its number, None if it is not plain."""
+    for word in _SIZE_WORDS:
         at = capitals.find(word)
         while at >= 0:
-            before = capitals[at // CARD * CARD : at].strip().removeprefix(b"HIERARCH").strip()
-            if before in _BEFORE and card.match(capitals, at):
-                return True
+            start = at // CARD * CARD
+            card = capitals[start : start + CARD]
+            found = _SIZE.match(card)
+            if found and found.end() > at - start:
+                plain = _PLAIN.match(card)
+                yield found[1], int(plain[1]) if plain and card.index(b"=") <= 8 else None
             at = capitals.find(word, at + 1)
-    return False
 
 
 def _read_planes(

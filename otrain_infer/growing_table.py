@@ -2,11 +2,14 @@
 
 import errno
 import io
+import logging
 import os
 from pathlib import Path
 
 from otrain_infer.errors import OutputError, UsageError
 from otrain_infer.table import DELIMITERS, FORMATS, Columns, write_rows
+
+log = logging.getLogger("otrain.stream")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -36,12 +39,7 @@ class GrowingTable:
         self._format = FORMATS.get(Path(path).suffix.lower(), "")
         if self._format not in DELIMITERS:
             raise UsageError(f"'{path}' cannot grow: a table of a stream ends in .csv or .dat")
-        try:
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-            self._stop = _whole(self._file)
-            self._file.truncate(self._stop)
-        except OSError as error:
-            raise self._refuse(error) from None
+        self._open()
 
     def append(self, columns: Columns) -> None:
         """Add rows.
@@ -53,6 +51,10 @@ class GrowingTable:
         OutputError
             When they cannot be written, or are of other columns.
         """
+        if not self._is_in_place():  # moved away or removed: what is written there would be lost
+            log.warning("'%s' is there no more: it begins anew", self._path)
+            self._file.close()
+            self._open()
         text = io.StringIO()
         write_rows(text, DELIMITERS[self._format], columns)
         head, _, rows = text.getvalue().partition("\n")
@@ -70,6 +72,24 @@ class GrowingTable:
         """Close the file."""
         self._file.close()
 
+    def _open(self) -> None:
+        try:
+            self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+            _lock(self._file)
+            self._stop = _whole(self._file)
+            self._file.truncate(self._stop)
+        except BlockingIOError:
+            self._file.close()
+            raise OutputError(f"another process writes the table '{self._path}': name another") from None
+        except OSError as error:
+            raise self._refuse(error) from None
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), Path(self._path).stat())
+        except OSError:
+            return False
+
     def _check(self, head: str) -> None:
         self._file.seek(0)
         found = self._file.readline() if self._stop else b""
@@ -85,6 +105,14 @@ class GrowingTable:
 
     def _refuse(self, error: OSError) -> OutputError:
         return OutputError(f"the table '{self._path}' cannot be written ({error.strerror})")
+
+
+def _lock(file: io.FileIO) -> None:
+    """Keep other processes from writing as well; raises BlockingIOError where one does already."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _whole(file: io.FileIO) -> int:

@@ -130,8 +130,11 @@ def make_client(kind: str, own: Mapping[str, Any], settings: Mapping[str, str], 
     """
     kafka = import_kafka()
     maker = kafka.Consumer if kind == CONSUMER else kafka.Producer
+    # It says everything twice, and again for each broker and attempt.
+    library = logging.getLogger(f"{log.name}.librdkafka")
+    library.setLevel(logging.NOTSET if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL)
     try:
-        return maker({**of_kind(kind, settings), **own, "error_cb": on_error}, logger=log)
+        return maker({**of_kind(kind, settings), **own, "error_cb": on_error}, logger=library)
     except kafka.KafkaException as error:
         raise UsageError(f"the Kafka settings cannot be used ({describe(error)})") from None
 

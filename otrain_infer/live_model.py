@@ -116,6 +116,8 @@ def _read(path: str | None) -> bytes | None:
     if path is None:
         return None
     try:
+        if not Path(path).is_file() and Path(path).exists():  # reading a pipe may never end
+            raise ModelError(f"the model '{path}' cannot be read (it is no file)")
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"the model '{path}' cannot be read ({error.strerror})") from None

@@ -282,7 +282,7 @@ def load_mapping(path: str | Path) -> PacketMapping:
         raise MissingExtraError("alert packets need PyYAML: pip install 'otrain[avro]'") from None
     try:
         return _mapping(yaml.safe_load(Path(path).read_text(encoding="utf-8")), Path(path).stem)
-    except (OSError, UnicodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
         said = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UsageError(f"the mapping '{path}' cannot be used ({said})") from None
 
@@ -291,6 +291,9 @@ def _mapping(content: Any, name: str) -> PacketMapping:
     if not isinstance(content, dict):
         raise TypeError("it has no keys")
     _check_keys(content, [each.name for each in fields(PacketMapping)], "a mapping")
+    for key in ("planes", "columns"):
+        if not isinstance(content.get(key), dict):
+            raise TypeError(f"it tells no {key}")
     planes = {plane: _choice(choice) for plane, choice in content["planes"].items()}
     columns = {column: _column(column, told) for column, told in content["columns"].items()}
     _check_keys(planes, PLANES, "planes")
@@ -298,10 +301,16 @@ def _mapping(content: Any, name: str) -> PacketMapping:
     if not planes:
         raise ValueError("it tells no plane")
     known_by = _choice(content["known_by"]) if "known_by" in content else ()
-    stamp = tuple(map(int, content.get("stamp", ())))
+    stamp = _stamp(content.get("stamp", []))
     return PacketMapping(
         str(content.get("name", name)), planes, columns, str(content.get("record", "")), known_by, stamp
     )
+
+
+def _stamp(told: Any) -> tuple[int, ...]:
+    if not (isinstance(told, list) and len(told) in (0, 2) and all(type(n) is int and n > 0 for n in told)):
+        raise ValueError(f"stamp: '{told}' is not [ny, nx], in pixels")
+    return tuple(told)
 
 
 def _column(name: str, told: Any) -> Column:
@@ -315,7 +324,10 @@ def _column(name: str, told: Any) -> Column:
     if name in NUMBERS and kind is Constant:
         raise ValueError(f"column {name} is a number, and a text cannot be")
     _check_keys(told, _names(kind), f"column {name}")
-    return kind(**{key: _READ.get(key, _choice)(value) for key, value in told.items()})
+    try:
+        return kind(**{key: _READ.get(key, _choice)(value) for key, value in told.items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"column {name}: {error}") from None
 
 
 def _choice(told: Any) -> Choice:

@@ -137,13 +137,14 @@ def _size_of(path: str) -> int:
 
 
 def _iter_members(path: str) -> Iterator[Any]:
-    name = path
+    name, empty = path, True
     try:
         with _open_tar(path) as tar:
             for entry in tar:
-                name = os.path.join(path, entry.name)
+                name = f"{path}/{entry.name}"
                 if not entry.isfile() or os.path.basename(entry.name).startswith("."):
                     continue
+                empty = False
                 if entry.size > LARGEST_FILE:
                     yield Broken(name, f"larger than {LARGEST_FILE >> 20} MiB, so not a packet")
                     continue
@@ -155,6 +156,9 @@ def _iter_members(path: str) -> Iterator[Any]:
                 yield member
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         yield Broken(name, f"the tar cannot be read from here on ({getattr(error, 'strerror', None) or error})")
+        return
+    if empty:
+        yield Broken(path, "it holds no packet")
 
 
 @contextmanager

@@ -115,7 +115,11 @@ class AvroPackets:
             return str(bool(value))
         if kind == kernels.ENUM:
             return self.layout.program.symbols[stop][value]
-        return str(np.int64(value).view(np.float64)) if kind in _REAL else ""
+        if kind not in _REAL:
+            return ""
+        number = float(np.int64(value).view(np.float64))
+        # A number that tells which alert it is may have become a double on its way.
+        return str(int(number)) if number.is_integer() else str(number)
 
     def stamps(self, slot: int) -> Stamps:
         """Give bytes and [start, stop) of each row's within them; see `mapping.Packets`."""

@@ -1,11 +1,12 @@
 """The partitions that a consumer has: where each begins, how far it has come, and whether it has ended."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
 from typing import Any
 
 from otrain_infer import kafka
+from otrain_infer.errors import StreamError
 
 log = logging.getLogger("otrain.stream")
 
@@ -31,11 +32,13 @@ class Partitions:
         Of confluent_kafka.
     start
         Where to begin where the group has not been yet: ``earliest`` or ``latest``.
+    own
+        Topics that results go to, which must not be read.
     """
 
-    def __init__(self, consumer: Any, start: str) -> None:
+    def __init__(self, consumer: Any, start: str, own: Collection[str] = ()) -> None:
         self._kafka = kafka.import_kafka()
-        self.consumer, self._start = consumer, start
+        self.consumer, self._start, self._own = consumer, start, own
         self._assigned: set[Position] | None = None
         self._ended: set[Position] = set()
         self._waiting_since: float | None = None
@@ -52,6 +55,9 @@ class Partitions:
         That place is committed before anything is taken. Else a process that dies before it has delivered anything
         would make the next one start at another place, and skip what lies between.
         """
+        loops = sorted({each.topic for each in partitions}.intersection(self._own))
+        if loops:
+            raise StreamError(f"the topic '{loops[0]}' cannot be read and written: name the others alone in --topics")
         for tries_left in reversed(range(TRIES)):
             try:
                 consumer.assign(self._place(consumer, partitions))

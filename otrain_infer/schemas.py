@@ -7,6 +7,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 from otrain_infer import avro
 from otrain_infer.errors import MissingExtraError, PacketError, SourceError, UsageError
@@ -62,6 +64,21 @@ class SchemaFolder:
         return load_schema(path)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Follow none: what was asked for is then refused, with the code that said so."""
+
+
+def _read(answer: Any) -> bytes:
+    """Read an answer, in its time; raises OSError where it takes longer."""
+    until, content = monotonic() + TIMEOUT, b""
+    while piece := answer.read1(1 << 16):
+        content += piece
+        if monotonic() > until or len(content) > LARGEST_ANSWER:
+            raise OSError("it takes too long, or says too much")
+    return content
+
+
 class SchemaRegistry:
     """Schemas of a registry, as Confluent's answers.
 
@@ -74,9 +91,13 @@ class SchemaRegistry:
     numbered = True
 
     def __init__(self, url: str) -> None:
+        if "@" in urllib.parse.urlsplit(url).netloc:
+            raise UsageError(f"the user and password of a registry are taken from {SECRET} alone")
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise UsageError(f"'{url}' is no registry: its address begins with http:// or https://")
         self._url = url.rstrip("/")
+        # Another host is not to be told the password.
+        self._opener = urllib.request.build_opener(_NoRedirects)
 
     def find(self, number: int | None) -> avro.Schema:
         """Give the schema of a number.
@@ -93,8 +114,8 @@ class SchemaRegistry:
         if secret:
             request.add_header("Authorization", "Basic " + base64.b64encode(secret.encode()).decode())
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
-                content = json.loads(answer.read(LARGEST_ANSWER))
+            with self._opener.open(request, timeout=TIMEOUT) as answer:
+                content = json.loads(_read(answer))
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 raise PacketError(f"its schema {number} is not in the registry {self._url}") from None

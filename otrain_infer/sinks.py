@@ -93,8 +93,8 @@ class TopicSink:
             "partition": message.partition(),
             "offset": message.offset(),
         }
-        headers = {f"otrain.{key}": str(value) for key, value in told.items()}
-        return {"topic": self._dead_letter, "key": message.key(), "value": message.value(), "headers": headers}
+        own = [*(message.headers() or []), *((f"otrain.{key}", str(value)) for key, value in told.items())]
+        return {"topic": self._dead_letter, "key": message.key(), "value": message.value(), "headers": own}
 
     def _put(self, idle: Idle, **message: Any) -> None:
         while True:
@@ -118,9 +118,9 @@ class TopicSink:
             self._failed = self._failed or error
 
 
-def _too_large(headers: Any) -> dict[str, Any]:
+def _too_large(headers: Any) -> list[Any]:
     """Give the headers of a dead letter whose content the broker does not take: it must not hold up all others."""
-    return {**dict(headers or {}), "otrain.dropped": "the content is larger than the broker takes"}
+    return [*(headers or []), ("otrain.dropped", "the content is larger than the broker takes")]
 
 
 class TransactionSink(TopicSink):

@@ -142,7 +142,10 @@ class Stream:
         """
         consumer = self._partitions.consumer
         handlers = {"on_assign": self._partitions.begin, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
-        consumer.subscribe([*self._settings.topics], **handlers)
+        try:
+            consumer.subscribe([*self._settings.topics], **handlers)
+        except kafka.import_kafka().KafkaException as error:
+            raise kafka.failed(f"the topics '{' '.join(self._settings.topics)}' cannot be read", error) from None
         try:
             while self._stopped > monotonic() or self._pending:
                 self._turn()

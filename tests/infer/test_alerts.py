@@ -23,7 +23,7 @@ from otrain_infer.cli import infer
 from otrain_infer.cutouts import Cutouts
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import CutoutFlag as Flag
-from otrain_infer.mapping import known_surveys, load_mapping
+from otrain_infer.mapping import Field, PacketMapping, known_surveys, load_mapping
 from otrain_infer.schemas import open_schemas
 from otrain_infer.table import read_table
 
@@ -364,7 +364,7 @@ def test_packets_of_any_other_kind_are_read_through_a_mapping(tmp_path):
         ("planes: {DIFF: 3}\ncolumns: {}", "'3' is neither a field nor a list of fields"),
         ("planes: {DIFF: []}\ncolumns: {}", "neither a field"),
         ("columns: {}", "planes"),
-        ("planes: {DIFF: a}\ncolumns: {}\nstamp: [a]", "invalid literal"),
+        ("planes: {DIFF: a}\ncolumns: {}\nstamp: [a]", "is not [ny, nx], in pixels"),
         ("planes: {DIFF: a}\ncolumns: {}\nplane: b", "a mapping: 'plane' is none of"),
     ],
 )
@@ -381,7 +381,32 @@ def test_a_mapping_that_is_not_there_is_told():
         load_mapping("/no/such.yaml")
 
 
+def test_an_id_that_has_become_a_double_keeps_its_digits():
+    fields = [{"name": "id", "type": "double"}, {"name": "image", "type": "bytes"}]
+    file = io.BytesIO()
+    packet = {"id": 2481128275115015168.0, "image": stamp(images(0)[2])}
+    fastavro.writer(file, {"type": "record", "name": "mine", "fields": fields}, [packet])
+    mapping = PacketMapping("mine", {"DIFF": ("image",)}, {"CANDID": Field(("id",))})
+    (cutouts,) = iter_alerts(file.getvalue(), planes=("DIFF",), size=(63, 63), mapping=mapping)
+    assert cutouts.header["CANDID"].tolist() == ["2481128275115015168"]
+
+
+def test_a_tar_without_packets_and_one_with_odd_names_are_told(tmp_path):
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        content = container("ztf", alert("ztf", 1))
+        entry = tarfile.TarInfo("/etc/x.avro")
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    cutouts = read(str(tmp_path))
+    assert "holds no packet" in cutouts.reasons[0]
+    assert cutouts.names[1].startswith(str(tmp_path / "odd.tar"))
+
+
 def test_arguments_that_make_no_sense_are_told(tmp_path):
+    with pytest.raises(UsageError, match="a sequence of paths"):
+        list(AlertReader(PLANES, (63, 63)).read_parts("a.avro"))
     with pytest.raises(UsageError, match="either a card or planes and size"):
         list(iter_alerts(b""))
     with pytest.raises(UsageError, match="not one or more different ones"):
@@ -517,11 +542,14 @@ def test_alerts_and_cutouts_are_not_mixed(night, folder, capsys):
         (["--mapping", "/no/such.yaml"], "the mapping '/no/such.yaml' cannot be used"),
         (["--schema", "/no/such.avsc"], "the schema '/no/such.avsc' cannot be used"),
         (["--schema", "ftp://registry"], "is no registry"),
+        (["--schema", "https://me:hunter2@registry"], "are taken from OTRAIN_REGISTRY_AUTH alone"),
     ],
 )
 def test_wrong_options_of_alerts_are_told(night, options, words, capsys):
     assert infer(["--cutouts", str(night), *options]) == 2
-    assert words in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert words in said
+    assert "hunter2" not in said
     assert not (night / "infer_results.dat").exists()
 
 
@@ -530,7 +558,9 @@ class _Registry(BaseHTTPRequestHandler):
         asked.append((self.path, self.headers.get("Authorization")))
         number = self.path.rpartition("/")[2]
         content = json.dumps({"schema": json.dumps(SCHEMAS["ztf"])} if number == "12" else {"message": "none"}).encode()
-        self.send_response({"12": 200, "500": 500}.get(number, 404))
+        self.send_response({"12": 200, "500": 500, "302": 302}.get(number, 404))
+        if number == "302":
+            self.send_header("Location", "http://localhost:1/elsewhere")
         self.end_headers()
         self.wfile.write(content)
 
@@ -563,8 +593,9 @@ def test_schemas_come_from_a_registry_each_asked_for_once(registry):
     assert cutouts.header["CANDID"].tolist() == ["7001", "7002", "", "7004"]
     assert f"its schema 13 is not in the registry {registry}" in cutouts.reasons[2]
     assert asked == [(f"/schemas/ids/{number}", "Basic bWU6aHVudGVyMg==") for number in (12, 13)]
-    with pytest.raises(SourceError, match="refuses the schema 500"):
-        list(reader.read([message("ztf", alert("ztf"), 500)]))
+    for number in (500, 302):  # whom another address is not to be told the password
+        with pytest.raises(SourceError, match=f"refuses the schema {number}"):
+            list(reader.read([message("ztf", alert("ztf"), number)]))
 
 
 def test_a_registry_that_does_not_answer_is_told():

@@ -101,6 +101,25 @@ def test_every_alert_is_scored_once_and_poison_is_put_aside(broker, model, topic
     assert told["otrain.topic"].decode() == topic
 
 
+def test_a_pattern_that_takes_in_the_results_is_refused(broker, model, topic):
+    broker.send(topic, packets([0]))
+    broker.send(f"{topic}-out", [b"{}"])
+    told = ("--model", model, "--output-topic", f"{topic}-out", "--start", "earliest", "--until-end")
+    code, said = finish(start(broker, *told, topic=f"^{topic}.*"))
+    assert (code, "cannot be read and written" in said) == (2, True), said
+
+
+def test_dead_letters_keep_their_key_and_headers(broker, model, topic):
+    broker.send(topic, [b"rubbish"], key=b"k", headers=[("a", b"1"), ("a", b"2")])
+    told = ("--model", model, "--output-topic", f"{topic}-out", "--dead-letter", f"{topic}-dead", "--start", "earliest")
+    code, said = finish(start(broker, *told, "--until-end", topic=topic))
+    assert code == 0, said
+    (dead,) = broker.receive(f"{topic}-dead", 1)
+    assert dead.key() == b"k"
+    assert dead.headers()[:2] == [("a", b"1"), ("a", b"2")]
+    assert dict(dead.headers())["otrain.offset"] == b"0"
+
+
 def test_without_a_topic_for_them_dead_letters_are_among_the_results(broker, model, topic):
     broker.send(topic, [b"rubbish", *packets([1])])
     told = ("--model", model, "--output-topic", f"{topic}-out", "--start", "earliest", "--until-end")
@@ -353,6 +372,10 @@ WRONG = {
     "neither": ([], "results go to --output-topic or to --output"),
     "both": (["--output-topic", "o", "--output", "o.csv"], "results go to --output-topic or to --output"),
     "same": (["--output-topic", "alerts"], "cannot be read and written"),
+    "dead": (["--output-topic", "o", "--dead-letter", "alerts"], "cannot be read and written"),
+    "one": (["--output-topic", "o", "--dead-letter", "o"], "topics of their own"),
+    "pattern": (["--output-topic", "o", "--topics", "^["], "cannot be read"),
+    "pipe": (["--output-topic", "o", "--model", "/dev/zero"], "it is no file"),
     "parquet": (["--output", "o.parquet"], "ends in .csv or .dat"),
     "folder": (["--output", "/no/such/o.csv"], "cannot be written"),
     "table": (["--output", "o.csv", "--exactly-once", "x"], "go with --output-topic"),
