@@ -102,10 +102,11 @@ class Scorer:
 
     def _open(self) -> None:
         self._pid = os.getpid()
-        self._rooms = Lender(lambda: _Room(self.card.shape, self.device == "cuda"))
         self.device, sessions = open_sessions(self._content, self._asked_device, self._source)
         session, gpu = sessions[0]
         self.card, self._outputs = check_model(session, self._source)
+        # Not a function that holds the scorer: a model that is replaced has to let go of its memory at once.
+        self._rooms = Lender(partial(_Room, self.card.shape, self.device == "cuda"))
         if self.device == "cuda":
             self._compute = BoundSessions(sessions, import_runtime()).run
         else:

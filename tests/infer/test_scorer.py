@@ -1,9 +1,11 @@
+import gc
 import json
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,6 +27,21 @@ def pixels():
 @pytest.fixture(scope="module")
 def expected(scorer, pixels):
     return scorer.score_pixels(pixels)
+
+
+def test_a_scorer_that_is_used_no_more_lets_go_of_its_memory_at_once(tiny, folder):
+    scorer = Scorer(tiny, threads=2)
+    gc.collect()
+    gc.disable()
+    try:
+        list(scorer.score_sources(str(folder)))
+        scorer.score_pixels(np.zeros((3, *scorer.card.shape)))
+        assert scorer.sha256
+        gone = weakref.ref(scorer)
+        del scorer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_scores_are_probabilities_that_differ(expected):
