@@ -22,8 +22,9 @@ LONGEST_REASON = 300
 
 def in_brief(error: object) -> str:
     """Give what an error says of content that is not to be trusted: one line, not a long one, of what can be shown."""
-    said = " ".join(str(error)[: 2 * LONGEST_REASON].split())[:LONGEST_REASON]
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in said)
+    said = " ".join(str(error)[: 2 * LONGEST_REASON].split())
+    shown = (each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in said)
+    return "".join(shown)[:LONGEST_REASON]
 
 
 class OtrainError(Exception):

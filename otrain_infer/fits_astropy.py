@@ -5,6 +5,7 @@ import math
 import re
 import threading
 import warnings
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,15 +30,17 @@ _TOO_MANY_CARDS = f"its headers have more than {MAX_HEADERS // CARD} cards"
 
 # astropy counts, and allocates, as far as these cards tell it to before it looks at anything else; and one that is not
 # plain it takes for a text, of which it makes as many copies as the others tell.
-_SIZE_WORDS = (b"NAXIS", b"COUNT", b"TFIELDS", b"ZTILE")
+_SIZE_WORDS = (b"NAXIS", b"COUNT", b"BITPIX", b"TFIELDS", b"ZTILE")
 _SPACE = rb"[\s\x1c-\x1f]"
 _SIZE = re.compile(
-    rb"%(s)s*(?:HIERARCH%(s)s+)*((?:Z?NAXIS|[PG]COUNT|TFIELDS|ZTILE)[0-9]*)(?![0-9A-Z_-])" % {b"s": _SPACE}
+    rb"%(s)s*(?:HIERARCH%(s)s+)*((?:Z?NAXIS|[PG]COUNT|BITPIX|TFIELDS|ZTILE)[0-9]*)(?![0-9A-Z_-])" % {b"s": _SPACE}
 )
 _PLAIN = re.compile(rb" *[A-Z0-9]+ *= +[-+]? *([0-9]+)")
-_MOST = {b"NAXIS": 999, b"ZNAXIS": 999, b"TFIELDS": 999}
+_LARGE = re.compile(rb"[0-9]{4}")
+_COUNTED = {b"NAXIS": 999, b"ZNAXIS": 999, b"TFIELDS": 999}  # and the most that each may be
 _MOST_OF_A_TILE = 9_999_999
-_MOST_COPIES = 1 << 22
+_MULTIPLIED = (b"NAXIS", b"PCOUNT", b"GCOUNT", b"BITPIX")
+_LONGEST_TEXT = 1 << 22
 
 _END = re.compile(rb"END ")
 
@@ -121,20 +124,25 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
 
 def _is_endless(capitals: bytes) -> bool:
     """Tell whether astropy would come to no end over the cards of sizes."""
-    copies, is_text = 1, False
-    for keyword, size in _sizes(capitals):
-        most = _MOST_OF_A_TILE if keyword.startswith(b"ZTILE") else _MOST.get(keyword, 1 << 62)
-        if size is None:
-            is_text = True
-        elif size > most:
+    ends = [card.start() for card in _END.finditer(capitals) if card.start() % CARD == 0]
+    copies, texts = dict.fromkeys(range(len(ends) + 1), 1), set()
+    for start, keyword, size in _sizes(capitals):
+        header, counted = bisect(ends, start), keyword in _COUNTED or keyword.startswith(b"ZTILE")
+        if counted and (size or 0) > _COUNTED.get(keyword, _MOST_OF_A_TILE):
             return True
-        elif size > 1:
-            copies = min(copies * size, 1 << 62)
-    return is_text and copies > _MOST_COPIES
+        if size is None and counted and _LARGE.search(capitals, start, start + CARD):
+            return True
+        if size is None and keyword.startswith(_MULTIPLIED):
+            texts.add(header)
+        elif size and keyword.startswith(_MULTIPLIED):
+            times = size // 64 if keyword == b"BITPIX" else size
+            copies[header] = min(copies[header] * max(1, times), 1 << 62)
+    longest = len(capitals) if b"CONTINUE" in capitals else CARD
+    return any(longest * copies[header] > _LONGEST_TEXT for header in texts)
 
 
-def _sizes(capitals: bytes) -> Iterator[tuple[bytes, int | None]]:
-    """Give the keyword of each card of a size, and its number, None if it is not plain."""
+def _sizes(capitals: bytes) -> Iterator[tuple[int, bytes, int | None]]:
+    """Give where each card of a size is, its keyword, and its number, None if it is not plain."""
     for word in _SIZE_WORDS:
         at = capitals.find(word)
         while at >= 0:
@@ -143,7 +151,7 @@ def _sizes(capitals: bytes) -> Iterator[tuple[bytes, int | None]]:
             found = _SIZE.match(card)
             if found and found.end() > at - start:
                 plain = _PLAIN.match(card)
-                yield found[1], int(plain[1]) if plain and card.index(b"=") <= 8 else None
+                yield start, found[1], int(plain[1]) if plain and card.index(b"=") <= 8 else None
             at = capitals.find(word, at + 1)
 
 

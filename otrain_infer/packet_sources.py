@@ -23,6 +23,10 @@ PIECE = 1 << 23
 """Bytes of such a piece, or one block if that is larger."""
 
 
+LARGEST_HEADERS = 1 << 20
+"""Bytes that a tar may tell of a member, such as a long name: they are all held at once."""
+
+
 class Member(bytes):
     """The content of a file within a tar.
 
@@ -44,6 +48,25 @@ class Broken:
     def read(self) -> bytes:
         """Raise OSError."""
         raise OSError(self._reason)
+
+
+class _Bounded:
+    """A tar as it is read, of which no more is taken than what may come before the end of the member at hand."""
+
+    def __init__(self, content: BinaryIO) -> None:
+        self._content, self._left = content, LARGEST_HEADERS
+
+    def expect(self, size: int) -> None:
+        """Allow for a member of so many bytes."""
+        self._left = size + LARGEST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        """Give the next bytes; raises OSError where they are too many."""
+        content = self._content.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise OSError("it tells more of a member than any name takes")
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +162,9 @@ def _size_of(path: str) -> int:
 def _iter_members(path: str) -> Iterator[Any]:
     name, empty = path, True
     try:
-        with _open_tar(path) as tar:
+        with _open_tar(path) as (tar, content):
             for entry in tar:
+                content.expect(entry.size)
                 name = f"{path}/{entry.name}"
                 if not entry.isfile() or os.path.basename(entry.name).startswith("."):
                     continue
@@ -162,14 +186,16 @@ def _iter_members(path: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _open_tar(path: str) -> Iterator[tarfile.TarFile]:
+def _open_tar(path: str) -> Iterator[tuple[tarfile.TarFile, _Bounded]]:
     from isal import igzip
 
     with open(path, "rb") as file:
         gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     opener = igzip.open if gzipped else open
-    with opener(path, "rb") as content, tarfile.open(fileobj=content, mode="r|") as tar:
-        yield tar
+    with opener(path, "rb") as file:
+        content: Any = _Bounded(file)  # it has all that tarfile needs
+        with tarfile.open(fileobj=content, mode="r|") as tar:
+            yield tar, content
 
 
 def _iter_pieces(path: str) -> Iterator[Any]:
@@ -218,6 +244,6 @@ def _iter_ends(file: BinaryIO, at: int) -> Iterator[tuple[int, int]]:
         count, used = avro.read_long(prefix, 0, len(prefix))
         length, used = avro.read_long(prefix, used, len(prefix))
         at += used + length + avro.SYNC_SIZE
-        if count < 0 or not 0 <= length <= LARGEST_FILE or at > size:
+        if not 0 <= count <= avro.MOST_RECORDS or not 0 <= length <= LARGEST_FILE or at > size:
             raise PacketError("one of its blocks is damaged or incomplete")
         yield at, count
