@@ -179,7 +179,7 @@ def test_show_verify_doctor(tmp_path, capsys):
     path.write_bytes(make_model(make_card(golden=good, normalisation=scorer.card.normalisation)))
     assert model(["verify", str(path)]) == 0
     assert "passed" in capsys.readouterr().out
-    shifted = type(golden)(golden.pixels, good.scores + np.float32(2e-4))
+    shifted = type(golden)(golden.pixels, np.abs(good.scores - np.float32(2e-4)))
     path.write_bytes(make_model(make_card(golden=shifted, normalisation=scorer.card.normalisation)))
     assert model(["verify", str(path)]) == 1
     assert "largest difference 0.0002" in capsys.readouterr().out
