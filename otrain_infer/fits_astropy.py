@@ -28,14 +28,15 @@ MAX_HEADERS = 1 << 22
 
 _TOO_MANY_CARDS = f"its headers have more than {MAX_HEADERS // CARD} cards"
 
-# astropy counts, and allocates, as far as these cards tell it to before it looks at anything else; and one that is not
-# plain it takes for a text, of which it makes as many copies as the others tell.
+# astropy counts, and allocates, as far as these cards tell it to before it looks at anything else; one that is not
+# plain it takes for a text, of which it makes as many copies as the others tell; by a negative size it goes backwards.
 _SIZE_WORDS = (b"NAXIS", b"COUNT", b"BITPIX", b"TFIELDS", b"ZTILE")
 _SPACE = rb"[\s\x1c-\x1f]"
 _SIZE = re.compile(
     rb"%(s)s*(?:HIERARCH%(s)s+)*((?:Z?NAXIS|[PG]COUNT|BITPIX|TFIELDS|ZTILE)[0-9]*)(?![0-9A-Z_-])" % {b"s": _SPACE}
 )
 _PLAIN = re.compile(rb" *[A-Z0-9]+ *= +[-+]? *([0-9]+)")
+_NEGATIVE = re.compile(rb"[^=]*=%s*-" % _SPACE)
 _LARGE = re.compile(rb"[0-9]{4}")
 _COUNTED = {b"NAXIS": 999, b"ZNAXIS": 999, b"TFIELDS": 999}  # and the most that each may be
 _MOST_OF_A_TILE = 9_999_999
@@ -103,7 +104,7 @@ def read(raw: bytes, groups: Sequence[int], names: Mapping[str, int], keywords: 
         When astropy cannot read the file, or it is truncated before a plane is complete.
     """
     if _is_endless(raw.upper()):
-        raise UnreadableError("its header claims more axes or columns than FITS has, or a text where it tells a size")
+        raise UnreadableError("its header tells a size that there is not")
     if len(raw) > MAX_HEADERS and not any(card.start() % CARD == 0 for card in _END.finditer(raw, 0, MAX_HEADERS)):
         raise UnreadableError(_TOO_MANY_CARDS)
     from astropy.io import fits
@@ -129,6 +130,8 @@ def _is_endless(capitals: bytes) -> bool:
     for start, keyword, size in _sizes(capitals):
         header, counted = bisect(ends, start), keyword in _COUNTED or keyword.startswith(b"ZTILE")
         if counted and (size or 0) > _COUNTED.get(keyword, _MOST_OF_A_TILE):
+            return True
+        if keyword != b"BITPIX" and keyword.startswith(_MULTIPLIED) and _NEGATIVE.match(capitals, start, start + CARD):
             return True
         if size is None and counted and _LARGE.search(capitals, start, start + CARD):
             return True

@@ -310,7 +310,18 @@ def test_a_text_is_not_multiplied_by_a_size(text):
     with bounded():
         cutouts = read_fits(GOOD, content, GOOD)
     assert cutouts.flags[1] == Flag.UNREADABLE
-    assert "text where it tells a size" in cutouts.reasons[1]
+    assert "a size that there is not" in cutouts.reasons[1]
+
+
+@pytest.mark.parametrize("value", ["-64", "-1", "-.5", "-1E5"])
+@pytest.mark.parametrize("keyword", ["GCOUNT", "PCOUNT", "NAXIS1"])
+def test_a_negative_size_is_not_followed(keyword, value):
+    content = _with_cards(
+        b"".join(f"{key}= {text}".ljust(80).encode() for key, text in ((f"{keyword:8}", value), ("CANDID  ", "'a: 5'")))
+    )
+    with bounded():
+        cutouts = read_fits(GOOD, content, GOOD)
+    assert "a size that there is not" in cutouts.reasons[1]
 
 
 def _compressed(codec, **changes):
