@@ -1,5 +1,6 @@
 """Models shown and verified, drift looked for, and the machine examined: what otrain-model prints."""
 
+import math
 import os
 import platform
 import subprocess
@@ -242,10 +243,11 @@ def _models_of(table: "Table") -> set[str]:
 def _drift_in_words(drift: Drift) -> str:
     if not drift.rows:
         return "no scores"
+    real = "" if math.isnan(drift.real) else f", about {100 * drift.real:.3g} % of them real"
     size = "large" if drift.psi >= PSI_LARGE else "moderate" if drift.psi >= PSI_MODERATE else "small"
     return (
         f"{'DRIFTED' if drift.drifted else 'steady'}: PSI {drift.psi:.3f} ({size}), KS {drift.ks:.3f} (by chance up to "
-        f"{drift.ks_critical:.3f}), {drift.rows} scores"
+        f"{drift.ks_critical:.3f}), {drift.rows} scores{real}"
     )
 
 

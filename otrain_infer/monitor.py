@@ -1,6 +1,7 @@
 """Health of a stream as Prometheus reads it: alerts counted, scores and delays in histograms, drift."""
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer.card import ModelCard
-from otrain_infer.drift import PSI_LARGE, WINDOW, Drift, DriftWindow, Reference
+from otrain_infer.drift import PSI_LARGE, SCORE, WINDOW, Drift, DriftWindow, Reference
 from otrain_infer.errors import MissingExtraError, UsageError
 from otrain_infer.flags import CutoutFlag
 
@@ -51,6 +52,7 @@ METRICS = (
     ("gauge", "otrain_drift_psi", "Population Stability Index of the last window.", ("model", "quantity")),
     ("gauge", "otrain_drift_ks", "Kolmogorov-Smirnov distance of the last window.", ("model", "quantity")),
     ("gauge", "otrain_drift_ks_critical", "Distance that chance hardly ever exceeds.", ("model", "quantity")),
+    ("gauge", "otrain_real_fraction", "Of the last window, as its scores tell.", ("model",)),
     ("gauge", "otrain_drifted", "1 where the last window has drifted, else 0.", ("model", "quantity")),
 )
 """Kind, name (a counter's goes on with _total), help and labels of each metric."""
@@ -287,6 +289,8 @@ class Monitor:
             "otrain_shadow_disagreements": [((), self._disagreements)],
             "otrain_model_info": [(self._info, 1)],
         }
+        real = [drift.real for drift in drifts if drift.name == SCORE and math.isfinite(drift.real)]
+        rows["otrain_real_fraction"] = [((self._model,), share) for share in real]
         for name, figure in _DRIFT_FIGURES.items():
             rows[name] = [((self._model, drift.name), float(getattr(drift, figure))) for drift in drifts]
         return rows

@@ -1,5 +1,6 @@
 """What a card keeps of the rows that its model was checked on: golden cutouts, and a fingerprint to see drift by."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from otrain_infer.scorer import Scores
 
 SYNTHETIC_ROWS = 64
 GOLDEN_ROWS = 6
+TINY = np.finfo(np.float64).tiny
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -85,19 +87,50 @@ def make_reference(card: ModelCard, raw: Pixels, scores: Scores) -> dict[str, An
     Returns
     -------
     dict
-        ``rows``; ``levels``, the probabilities of the quantiles; ``scores``, their quantiles; ``pixels``, the quantiles
-        of the finite raw pixels of each plane; ``non_finite``, the fraction of the other pixels of each plane.
+        ``rows``, those that have a score; ``levels``, the probabilities of the quantiles; ``scores``, their quantiles;
+        ``pixels``, the quantiles of the finite raw pixels of each plane; ``non_finite``, the fraction of the other
+        pixels of each plane; and under ``real`` the same of the real ones among the rows, each row counted as much as
+        it is probable that it is one: their ``share``; which fraction of their ``scores`` and ``pixels`` is below each
+        of the quantiles; and ``non_finite``.
     """
-    planes = {plane: raw[..., p].ravel() for p, plane in enumerate(card.planes)}
-    finite = {plane: pixels[np.isfinite(pixels)] for plane, pixels in planes.items()}
+    scored = np.isfinite(scores)
+    raw, probable = raw[scored], scores[scored].astype(np.float64)
+    finite = np.isfinite(raw)
+    pixels, real = {}, {}
+    for p, plane in enumerate(card.planes):
+        values = raw[..., p][finite[..., p]]
+        pixels[plane] = _quantiles(values)
+        real[plane] = _levels_of_part(values, np.repeat(probable, finite[..., p].sum(axis=(1, 2))), pixels[plane])
+    holes: npt.NDArray[np.float64] = 1 - finite.mean(axis=(1, 2))
+    quantiles = _quantiles(probable)
     return {
         "rows": len(raw),
         "levels": list(QUANTILES),
-        "scores": _quantiles(scores[np.isfinite(scores)]),
-        "pixels": {plane: _quantiles(pixels) for plane, pixels in finite.items()},
-        "non_finite": {plane: 1 - finite[plane].size / pixels.size for plane, pixels in planes.items()},
+        "scores": quantiles,
+        "pixels": pixels,
+        "non_finite": dict(zip(card.planes, holes.mean(axis=0).tolist(), strict=True)),
+        "real": {
+            "share": float(probable.mean()),
+            "scores": _levels_of_part(probable, probable, quantiles),
+            "pixels": real,
+            "non_finite": dict(zip(card.planes, (probable @ holes / max(probable.sum(), TINY)).tolist(), strict=True)),
+        },
     }
 
 
-def _quantiles(values: npt.NDArray[np.float32]) -> list[float]:
+def _quantiles(values: npt.NDArray[Any]) -> list[float]:
+    if not values.size:
+        return [math.nan] * len(QUANTILES)
     return [float(value) for value in np.quantile(values.astype(np.float64), QUANTILES)]
+
+
+def _levels_of_part(values: npt.NDArray[Any], weights: npt.NDArray[np.float64], quantiles: list[float]) -> list[float]:
+    """Give which fraction of the weights is below each quantile; of values equal to it, as much as of the values."""
+    if not values.size:
+        return [math.nan] * len(QUANTILES)
+    order = np.argsort(values)
+    below, up_to = (np.searchsorted(values, quantiles, side, order) for side in ("left", "right"))
+    summed = np.concatenate([[0.0], np.cumsum(weights[order])])
+    equal = np.maximum(up_to - below, 1)
+    part = np.clip((np.array(QUANTILES) * len(values) - below) / equal, 0, 1)
+    return [float(each) for each in (summed[below] + part * (summed[up_to] - summed[below])) / max(summed[-1], TINY)]

@@ -129,6 +129,94 @@ def test_a_certain_but_small_change_is_none():
     assert not drift.drifted
 
 
+def with_real(known, scores, real, pixels=None, planes=("DIFF",)):
+    """What the card of a calibrated model tells besides: of the rows that are real, by their labels."""
+    below = [np.mean(scores[real] <= value) for value in known["scores"]]
+    told = {"share": float(np.mean(real)), "scores": below, "pixels": {}, "non_finite": {}}
+    for p, plane in enumerate(planes if pixels is not None else ()):
+        values = pixels[real][..., p]
+        told["pixels"][plane] = [np.mean(values[np.isfinite(values)] <= each) for each in known["pixels"][plane]]
+        told["non_finite"][plane] = float(np.mean(~np.isfinite(values)))
+    if pixels is None:
+        told |= {"pixels": {"DIFF": known["levels"]}, "non_finite": known["non_finite"]}
+    return known | {"real": told}
+
+
+def calibrated(rng, rows, share=0.5):
+    """Scores of a calibrated classifier of a stream of which half are real, in one with this share, and which are."""
+    scores = rng.beta(0.2, 0.2, 40 * rows)
+    real = rng.random(40 * rows) < scores
+    kept = [np.flatnonzero(real)[: round(share * rows)], np.flatnonzero(~real)[: rows - round(share * rows)]]
+    order = rng.permutation(np.concatenate(kept))
+    return scores[order].astype(np.float32), real[order]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.9])
+def test_another_mix_of_real_and_bogus_is_no_drift(share):
+    rng = np.random.default_rng(15)
+    scores, real = calibrated(rng, 2000)
+    known = reference_of(scores)
+    found = calibrated(rng, 4000, share)[0]
+    plain, mixed = compare_scores(read(known), found), compare_scores(read(with_real(known, scores, real)), found)
+    assert plain.drifted == (share in (0.02, 0.1, 0.9))
+    assert np.isnan(plain.real)
+    assert not mixed.drifted
+    assert mixed.psi < 0.05
+    assert mixed.ks < mixed.ks_critical
+    assert mixed.real == pytest.approx(share, abs=0.04)
+
+
+def test_what_no_mix_explains_is_drift():
+    rng = np.random.default_rng(16)
+    scores, real = calibrated(rng, 2000)
+    reference = read(with_real(reference_of(scores), scores, real))
+    for found in (rng.uniform(0.3, 0.6, 500), np.full(500, 0.5), np.ones(500), 0.2 + 0.6 * scores):
+        assert compare_scores(reference, found).drifted
+
+
+def test_a_mix_makes_the_reference_worth_fewer_rows():
+    rng = np.random.default_rng(17)
+    scores, real = calibrated(rng, 2000)
+    reference = read(with_real(reference_of(scores), scores, real))
+    assert reference.rows_with_real(0.5) == pytest.approx(2000)
+    assert reference.rows_with_real(0.0) == pytest.approx(1000)
+    assert reference.rows_with_real(np.nan) == 2000
+    drifts = [compare_scores(reference, calibrated(rng, 500, 0.05)[0]) for _ in range(50)]
+    assert not any(drift.ks > drift.ks_critical for drift in drifts)
+
+
+def test_pixels_are_compared_with_those_of_the_same_mix():
+    rng = np.random.default_rng(18)
+
+    def draw(rows, share):
+        scores, real = calibrated(rng, rows, share)
+        pixels = make_pixels(rng, rows)
+        pixels[real] += 3
+        pixels[real, :7] = np.nan
+        return scores, real, pixels
+
+    scores, real, pixels = draw(500, 0.5)
+    known = reference_of(scores, pixels, planes := ("SCI", "DIFF"))
+    for reference, drifted in ((known, True), (with_real(known, scores, real, pixels, planes), False)):
+        window = DriftWindow(read(reference, planes), 500)
+        scores, _, pixels = draw(500, 0.1)
+        window.add_pixels(pixels, np.ones(500, np.bool_))
+        drifts = window.add(scores)
+        assert len(drifts) == 5
+        assert any(drift.drifted for drift in drifts if drift.name != "score") == drifted
+        assert all(np.isnan(drift.real) == drifted for drift in drifts)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_where_all_are_of_one_kind_there_is_no_mix_to_find(share):
+    scores = np.linspace(0, 1, 500)
+    known = with_real(reference_of(scores), scores, scores >= 0) | {}
+    known["real"]["share"] = share
+    drift = compare_scores(read(known), scores)
+    assert np.isnan(drift.real)
+    assert drift.psi == pytest.approx(0, abs=1e-3)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_scores_that_are_all_the_same_in_both_bring_no_drift(value):
     drift = compare_scores(read(reference_of(np.full(500, value))), np.full(800, value))
@@ -180,6 +268,9 @@ def test_nan_is_left_out():
         {"scores": None},
         {"levels": "often"},
         {"pixels": []},
+        {"real": {}},
+        {"real": None},
+        {"real": {"share": 0.5, "scores": [0.5, 0.1, 0.6, 0.7, 0.8, 0.9, 1.0], "pixels": {}, "non_finite": {}}},
     ],
 )
 def test_a_reference_that_tells_nothing_is_none(broken):
@@ -326,6 +417,17 @@ def test_the_command_tells_of_another_model(model_and_scores, tmp_path, capsys):
     table = write_scores(tmp_path / "t.dat", same, model=["tiny-0@12345678"] * len(same))
     assert otrain_model(["drift", table, "--model", model]) == 0
     assert capsys.readouterr().out.startswith(f"{table}: scored by tiny-0@12345678, not by tiny-1@")
+
+
+def test_the_command_tells_how_many_are_real(tmp_path, capsys):
+    rng = np.random.default_rng(19)
+    scores, real = calibrated(rng, 1000)
+    model = tmp_path / "m.onnx"
+    model.write_bytes(make_model(make_card(reference=with_real(reference_of(scores), scores, real))))
+    table = write_scores(tmp_path / "t.dat", calibrated(rng, 1000, 0.1)[0])
+    assert otrain_model(["drift", table, "--model", str(model)]) == 0
+    said = re.search(r"^steady: .*, 1000 scores, about (\S+) % of them real, ", capsys.readouterr().out)
+    assert float(said[1]) == pytest.approx(10, abs=4)
 
 
 @pytest.mark.parametrize("content", ["# label1 flags\n", "# label1 flags\nnan 1\nnan 1\n"])

@@ -154,6 +154,18 @@ def test_a_model_that_is_replaced_keeps_its_counts(monitor, logged):
     assert not any(key[0] == "otrain_drifted" for key in read(monitor.text()))
 
 
+def test_the_fraction_that_is_real_is_told_where_the_card_tells_the_two_kinds_apart():
+    levels = np.array(REFERENCE["levels"])
+    real = {"share": 0.5, "scores": (levels**2).tolist(), "pixels": {"DIFF": LEVELS}, "non_finite": {"DIFF": 0}}
+    monitor = make_monitor(reference=REFERENCE | {"real": real})
+    observe(monitor, 1 - np.sqrt(np.linspace(0, 1, 1000)))  # as those of bogus ones: levels 1 - (1 - x)**2
+    assert value(monitor, "otrain_real_fraction", model=MODEL) < 0.05
+    assert value(monitor, "otrain_drifted", model=MODEL, quantity="score") == 0
+    plain = make_monitor(reference=REFERENCE)
+    observe(plain, np.linspace(0, 1, 1000))
+    assert not any(key[0] == "otrain_real_fraction" for key in read(plain.text()))
+
+
 def test_drift_is_logged_once_until_it_has_come_back(logged):
     monitor = make_monitor(reference=REFERENCE)
     steady, moved = np.linspace(0, 1, 500), np.linspace(0, 0.3, 500)

@@ -18,6 +18,7 @@ from otrain_infer.normalise import Normalisation, Padding
 from otrain_infer.scorer import Scorer
 from otrain_train.export import export, export_file, load_network, rewrite_card
 from otrain_train.graph import convert
+from otrain_train.reference import make_reference
 
 SHAPE = (16, 14, 2)
 ROBUST = Normalisation("robust")
@@ -215,17 +216,45 @@ def test_the_golden_cutouts_cover_the_range_and_the_odd_ones(tmp_path):
     np.testing.assert_array_equal(Scorer(tmp_path / "m.onnx").score_pixels(golden.pixels), golden.scores)
 
 
-def test_the_reference_describes_the_rows(tmp_path):
+def test_the_reference_describes_the_rows_with_a_score(tmp_path):
     rows = make_rows()
     rows[7] = np.nan
     reference = export(softmax_network(), make_card(), tmp_path / "m.onnx", rows).reference
-    scores = Scorer(tmp_path / "m.onnx").score_pixels(rows)
-    assert reference["rows"] == 70
-    np.testing.assert_allclose(reference["scores"], np.nanquantile(scores.astype(float), reference["levels"]))
+    scores = np.delete(Scorer(tmp_path / "m.onnx").score_pixels(rows), 7).astype(float)
+    rows = np.delete(rows, 7, axis=0)
+    real = reference["real"]
+    assert reference["rows"] == 69
+    assert real["share"] == pytest.approx(scores.mean())
+    np.testing.assert_allclose(reference["scores"], np.quantile(scores, reference["levels"]))
+    by_hand = [_among(scores, scores, each) for each in reference["scores"]]
+    np.testing.assert_allclose(real["scores"], by_hand, atol=1 / 69)
     for i, plane in enumerate(("SCI", "REF")):
-        expected = np.nanquantile(rows[..., i].astype(float), reference["levels"])
+        values, probable = rows[..., i], np.broadcast_to(scores[:, None, None], rows.shape[:3])
+        there = np.isfinite(values)
+        expected = np.nanquantile(values.astype(float), reference["levels"])
         np.testing.assert_allclose(reference["pixels"][plane], expected)
-        assert reference["non_finite"][plane] == pytest.approx(np.isnan(rows[..., i]).mean())
+        by_hand = [_among(values[there], probable[there], each) for each in expected]
+        np.testing.assert_allclose(real["pixels"][plane], by_hand, atol=1e-3)
+        assert reference["non_finite"][plane] == pytest.approx(1 - there.mean())
+        assert real["non_finite"][plane] == pytest.approx(np.average(~there, weights=probable))
+
+
+def _among(values, weights, most):
+    return np.average(values <= most, weights=weights)
+
+
+def test_of_equal_values_the_reference_counts_the_same_part_of_the_real_ones():
+    shape = (2, 2, 1)
+    raw, scores = np.zeros((400, *shape), np.float32), np.tile(np.float32([0.1, 0.3]), 200)
+    raw[:40] = -1
+    reference = make_reference(make_card(shape), raw, scores)
+    assert reference["pixels"]["SCI"] == [-1, -1, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(reference["real"]["pixels"]["SCI"], reference["levels"])
+    np.testing.assert_allclose(reference["real"]["scores"][:3], [0.005, 0.025, 0.125])
+    nothing = make_reference(make_card(shape), np.full((3, *shape), np.nan, np.float32), np.zeros(3, np.float32))
+    assert nothing["real"]["share"] == 0
+    assert np.isnan(nothing["pixels"]["SCI"]).all()
+    assert np.isnan(nothing["real"]["pixels"]["SCI"]).all()
 
 
 def test_of_many_rows_some_from_all_over_are_taken(tmp_path):
