@@ -39,6 +39,10 @@ class GrowingTable:
         self._format = FORMATS.get(Path(path).suffix.lower(), "")
         if self._format not in DELIMITERS:
             raise UsageError(f"'{path}' cannot grow: a table of a stream ends in .csv or .dat")
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refuse(error) from None
         self._open()
 
     def append(self, columns: Columns) -> None:

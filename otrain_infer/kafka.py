@@ -24,6 +24,8 @@ OWN = (
     "enable.partition.eof",
     "auto.offset.reset",
     "isolation.level",
+    "partition.assignment.strategy",
+    "group.protocol",
     "transactional.id",
     "enable.idempotence",
     "delivery.report.only.error",

@@ -1,6 +1,7 @@
 """The partitions that a consumer has: where each begins, how far it has come, and whether it has ended."""
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
 from typing import Any
@@ -39,6 +40,8 @@ class Partitions:
     def __init__(self, consumer: Any, start: str, own: Collection[str] = ()) -> None:
         self._kafka = kafka.import_kafka()
         self.consumer, self._start, self._own = consumer, start, own
+        codes = self._kafka.KafkaError
+        self._moved_on = (codes.REBALANCE_IN_PROGRESS, codes.ILLEGAL_GENERATION, codes.UNKNOWN_MEMBER_ID)
         self._assigned: set[Position] | None = None
         self._ended: set[Position] = set()
         self._waiting_since: float | None = None
@@ -48,6 +51,24 @@ class Partitions:
     def all_ended(self) -> bool:
         """Whether the group has shared out the partitions, and those that came here have been read to their end."""
         return self._assigned is not None and self._assigned <= self._ended
+
+    def expect(self, topics: Iterable[str]) -> None:
+        """Make sure that topics are there, of which one that begins with ^ is a regular expression.
+
+        librdkafka waits for what is not there, however long that takes.
+
+        Raises
+        ------
+        StreamError
+            When one is not, or the broker does not answer.
+        """
+        try:
+            there = self.consumer.list_topics(timeout=TIMEOUT).topics
+        except self._kafka.KafkaException as error:
+            raise kafka.failed("the broker does not answer", error) from None
+        for topic in topics:
+            if not (topic in there if topic[0] != "^" else any(_matches(topic, each) for each in there)):
+                raise StreamError(f"there is no topic '{topic}', or this user may not see it")
 
     def begin(self, consumer: Any, partitions: list[Any]) -> None:
         """Begin with partitions: where the group has been, or else where it is to start.
@@ -63,6 +84,10 @@ class Partitions:
                 consumer.assign(self._place(consumer, partitions))
                 break
             except self._kafka.KafkaException as error:
+                if error.args[0].code() in self._moved_on:
+                    # Another process has come or gone meanwhile: these are taken away again before the next are given.
+                    consumer.assign([])
+                    return
                 if not tries_left:
                     raise kafka.failed("the partitions cannot be read", error) from None
                 log.warning("the partitions cannot be read yet (%s)", kafka.describe(error))
@@ -157,6 +182,13 @@ class Partitions:
 
     def _placed(self, offsets: Mapping[Position, int]) -> list[Any]:
         return [self._kafka.TopicPartition(*position, offset) for position, offset in offsets.items()]
+
+
+def _matches(pattern: str, topic: str) -> bool:
+    try:
+        return re.match(pattern, topic) is not None
+    except re.error:  # librdkafka's dialect is another one
+        return True
 
 
 def _position(partition: Any) -> Position:

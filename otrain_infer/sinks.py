@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import sleep
 from typing import Any
 
@@ -22,6 +23,8 @@ TIMEOUT = 30.0
 
 Idle = Callable[[], None]
 Write = Callable[[Result], bytes]
+Message = dict[str, Any]
+"""What a producer takes."""
 
 
 class TopicSink:
@@ -47,7 +50,7 @@ class TopicSink:
         self._too_large = (self._kafka.KafkaError.MSG_SIZE_TOO_LARGE, self._kafka.KafkaError.INVALID_MSG_SIZE)
         self._producer, self._topic, self._dead_letter, self._write = producer, topic, dead_letter, write
         self._failed: Any = None
-        self._oversized: list[Any] = []
+        self._oversized: list[Any] = []  # dead letters that the broker refused for their size
 
     def deliver(self, scored: Scored, idle: Idle) -> None:
         """Put the results of a batch, and wait until the broker has them.
@@ -66,12 +69,10 @@ class TopicSink:
             raise kafka.failed("a result cannot be delivered", self._failed)
 
     def _flush(self, idle: Idle) -> None:
-        while self._producer.flush(MOMENT):
+        while self._producer.flush(MOMENT) or self._oversized:
+            while self._oversized:
+                self._put(idle, **_without_content(self._oversized.pop()))
             idle()
-        while self._oversized:
-            message = self._oversized.pop()
-            self._put(idle, topic=message.topic(), key=message.key(), headers=_too_large(message.headers()))
-            self._producer.flush(MOMENT)
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -85,7 +86,7 @@ class TopicSink:
             else:
                 self._put(idle, topic=self._topic, key=result["candid"] or None, value=self._write(result))
 
-    def _bury(self, scored: Scored, row: int) -> dict[str, Any]:
+    def _bury(self, scored: Scored, row: int) -> Message:
         message = scored.batch.messages[int(scored.sources[row])]
         told = {
             "reason": scored.cutouts.reasons.get(row, "no more is known"),
@@ -99,7 +100,7 @@ class TopicSink:
     def _put(self, idle: Idle, **message: Any) -> None:
         while True:
             try:
-                self._producer.produce(**message, on_delivery=self._note)
+                self._producer.produce(**message, on_delivery=partial(self._note, message))
                 return
             except BufferError:  # the broker is slower than we are, or away
                 self._producer.poll(MOMENT)
@@ -107,20 +108,27 @@ class TopicSink:
             except self._kafka.KafkaException as error:
                 if error.args[0].code() not in self._too_large or not message.get("value"):
                     raise
-                message |= {"value": None, "headers": _too_large(message.get("headers"))}
+                message = _without_content(message)
 
-    def _note(self, error: Any, message: Any) -> None:
+    def _note(self, message: Message, error: Any, delivered: Any) -> None:  # noqa: ARG002 (it comes without headers)
         if error is None:
             return
-        if error.code() in self._too_large and message.topic() == self._dead_letter and message.value():
+        if error.code() in self._too_large and message["topic"] == self._dead_letter and message["value"]:
             self._oversized.append(message)
         else:
             self._failed = self._failed or error
 
 
-def _too_large(headers: Any) -> list[Any]:
-    """Give the headers of a dead letter whose content the broker does not take: it must not hold up all others."""
-    return [*(headers or []), ("otrain.dropped", "the content is larger than the broker takes")]
+def _without_content(message: Message) -> Message:
+    """Give a message whose content the broker does not take as it may be delivered: it must not hold up all others."""
+    told = "otrain.dropped", "the content is larger than the broker takes"
+    return message | {"value": None, "headers": [*message.get("headers", ()), told]}
+
+
+def _place_of(dead: Message) -> tuple[str, ...]:
+    """Tell where a dead letter came from."""
+    told = dict(dead["headers"])
+    return tuple(told[f"otrain.{key}"] for key in ("topic", "partition", "offset"))
 
 
 class TransactionSink(TopicSink):
@@ -148,6 +156,7 @@ class TransactionSink(TopicSink):
     def __init__(self, producer: Any, consumer: Any, topic: str, dead_letter: str | None, write: Write) -> None:
         super().__init__(producer, topic, dead_letter, write)
         self._consumer = consumer
+        self._dropped: set[tuple[str, ...]] = set()
         try:
             producer.init_transactions(TIMEOUT)
         except self._kafka.KafkaException as error:
@@ -182,6 +191,10 @@ class TransactionSink(TopicSink):
                     raise
                 idle()
 
+    def _bury(self, scored: Scored, row: int) -> Message:
+        dead = super()._bury(scored, row)
+        return _without_content(dead) if _place_of(dead) in self._dropped else dead
+
     def _take_back(self, error: Any) -> None:
         if not error.args[0].txn_requires_abort():
             raise kafka.failed("results cannot be delivered exactly once", error) from None
@@ -189,7 +202,11 @@ class TransactionSink(TopicSink):
             self._producer.abort_transaction(TIMEOUT)
         except self._kafka.KafkaException as other:
             raise kafka.failed("results can be neither delivered nor taken back", other) from None
-        self._failed = None
+        failed, self._failed = self._failed, None
+        if failed is not None and failed.code() in self._too_large:  # it would be so every time
+            raise kafka.failed("a result cannot be delivered", failed)
+        self._dropped.update(map(_place_of, self._oversized))
+        self._oversized.clear()
         raise RewoundError(f"a transaction was taken back ({kafka.describe(error)})") from None
 
 

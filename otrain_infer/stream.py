@@ -143,12 +143,13 @@ class Stream:
         consumer = self._partitions.consumer
         handlers = {"on_assign": self._partitions.begin, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
         try:
+            if self._settings.until_end:
+                self._partitions.expect(self._settings.topics)
             consumer.subscribe([*self._settings.topics], **handlers)
-        except kafka.import_kafka().KafkaException as error:
-            raise kafka.failed(f"the topics '{' '.join(self._settings.topics)}' cannot be read", error) from None
-        try:
             while self._stopped > monotonic() or self._pending:
                 self._turn()
+        except kafka.import_kafka().KafkaException as error:
+            raise kafka.failed(f"the topics '{' '.join(self._settings.topics)}' cannot be read", error) from None
         finally:
             self._pool.shutdown(cancel_futures=True)
             self._sink.close()

@@ -13,16 +13,22 @@ import fastavro
 import numpy as np
 import pytest
 from brokers import Broker, end, finish, start
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from networks import make_card, make_model
 from packet_files import SCHEMAS, alert, container, message
 from prometheus_client.parser import text_string_to_metric_families
 
-from otrain_infer import Scorer
+from otrain_infer import Scorer, partitions
 from otrain_infer.alerts import AlertReader
+from otrain_infer.batches import Batch, score_batch
 from otrain_infer.card import Golden
 from otrain_infer.cli_stream import stream
+from otrain_infer.errors import StreamError
 from otrain_infer.flags import CutoutFlag as Flag
+from otrain_infer.live_model import Loaded
+from otrain_infer.results import as_json
+from otrain_infer.sinks import TopicSink, TransactionSink
+from otrain_infer.stream import RewoundError
 from otrain_infer.table import read_table
 
 PLANES, SIZE = ("SCI", "REF", "DIFF"), (20, 20)
@@ -101,6 +107,21 @@ def test_every_alert_is_scored_once_and_poison_is_put_aside(broker, model, topic
     assert told["otrain.topic"].decode() == topic
 
 
+@pytest.mark.parametrize("name", ["nowhere", "^nowhere.*"])
+def test_until_the_end_of_what_is_not_there_it_does_not_wait(broker, model, topic, name):
+    broker.send(topic, packets([0]))
+    told = ("--model", model, "--output-topic", f"{topic}-out", "--until-end")
+    code, said = finish(start(broker, *told, topic=name))
+    assert (code, f"there is no topic '{name}', or this user may not see it" in said) == (2, True), said
+
+
+def test_until_the_end_of_a_broker_that_is_not_there_it_does_not_wait(model, monkeypatch, capsys):
+    monkeypatch.setattr(partitions, "TIMEOUT", 0.5)
+    told = ["--brokers", "127.0.0.1:1", "--topics", "alerts", "--model", model, "--output-topic", "o", "--until-end"]
+    assert stream(told) == 2
+    assert "the broker does not answer" in capsys.readouterr().err
+
+
 def test_a_pattern_that_takes_in_the_results_is_refused(broker, model, topic):
     broker.send(topic, packets([0]))
     broker.send(f"{topic}-out", [b"{}"])
@@ -142,6 +163,74 @@ def test_poison_that_is_larger_than_a_result_may_be_does_not_hold_up_the_others(
     (dead,) = broker.receive(f"{topic}-dead", 1)
     assert dead.value() is None
     assert dict(dead.headers())["otrain.dropped"] == b"the content is larger than the broker takes"
+
+
+class Limited(Producer):
+    """As if the broker took no more than some bytes of a message: the cluster of librdkafka knows no such limit."""
+
+    limit, refused = 1000, False
+
+    def produce(self, **message):
+        if len(message["value"] or b"") <= self.limit:
+            super().produce(**message)
+            return
+        self.refused = True
+        message["on_delivery"](KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), None)
+
+    def commit_transaction(self, *arguments):
+        if self.refused:
+            self.refused = False
+            error = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large", False, False, True)
+            raise KafkaException(error)
+        super().commit_transaction(*arguments)
+
+
+@pytest.fixture
+def scored(broker, model, topic):
+    """A batch of two alerts and, between them, something larger than the broker takes."""
+    broker.send(topic, [*packets([0]), bytes(2000), *packets([1])], partition=0, headers=[("a", b"1")])
+    scorer = Scorer(model)
+    loaded = Loaded(scorer, AlertReader.for_card(scorer.card))
+    return score_batch(Batch(broker.receive(topic, 3), time.time()), loaded)
+
+
+def _check_small_dead_letter(broker, topic):
+    assert sorted(each["candid"] for each in broker.results(f"{topic}-out", 2)) == candids(range(2))
+    (dead,) = broker.receive(f"{topic}-dead", 1)
+    told = dict(dead.headers())
+    assert dead.value() is None
+    assert (told["a"], told["otrain.offset"], told["otrain.dropped"][:21]) == (b"1", b"1", b"the content is larger")
+
+
+def test_a_dead_letter_that_the_broker_refuses_for_its_size_goes_without_its_content(broker, scored, topic):
+    sink = TopicSink(Limited({"bootstrap.servers": broker.address}), f"{topic}-out", f"{topic}-dead", as_json)
+    sink.deliver(scored, lambda: None)
+    _check_small_dead_letter(broker, topic)
+
+
+def _transaction_sink(broker, topic, **options):
+    consumer = Consumer({"bootstrap.servers": broker.address, "group.id": topic, "enable.auto.commit": False})
+    producer = Limited({"bootstrap.servers": broker.address, "transactional.id": topic})
+    for key, value in options.items():
+        setattr(producer, key, value)
+    return TransactionSink(producer, consumer, f"{topic}-out", f"{topic}-dead", as_json)
+
+
+def test_within_a_transaction_it_goes_without_its_content_the_next_time(broker, scored, topic):
+    sink = _transaction_sink(broker, topic)
+    with pytest.raises(RewoundError):
+        sink.deliver(scored, lambda: None)
+    broker.receive(f"{topic}-out")  # the cluster of librdkafka shows what was taken back
+    sink.deliver(scored, lambda: None)
+    dead = broker.receive(f"{topic}-dead", 1)
+    assert {each.value() for each in dead} == {None}
+    assert dict(dead[0].headers())["otrain.dropped"].startswith(b"the content is larger")
+
+
+def test_a_result_that_the_broker_refuses_for_its_size_ends_the_stream(broker, scored, topic):
+    sink = _transaction_sink(broker, topic, limit=10)
+    with pytest.raises(StreamError, match="a result cannot be delivered"):
+        sink.deliver(scored, lambda: None)
 
 
 def test_it_ends_when_it_is_told_to_and_goes_on_where_it_was(broker, model, topic):
@@ -377,7 +466,7 @@ WRONG = {
     "pattern": (["--output-topic", "o", "--topics", "^["], "cannot be read"),
     "pipe": (["--output-topic", "o", "--model", "/dev/zero"], "it is no file"),
     "parquet": (["--output", "o.parquet"], "ends in .csv or .dat"),
-    "folder": (["--output", "/no/such/o.csv"], "cannot be written"),
+    "folder": (["--output", "/dev/null/o.csv"], "cannot be written"),
     "table": (["--output", "o.csv", "--exactly-once", "x"], "go with --output-topic"),
     "watch": (["--output-topic", "o", "--watch", "3"], "--watch looks at the file"),
     "batch": (["--output-topic", "o", "--max-batch", "0"], "whole number of 1 or more"),
