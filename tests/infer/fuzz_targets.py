@@ -309,13 +309,15 @@ def _check_against_fastavro(data: bytes, cutouts: Cutouts) -> None:
     refused = ("of no survey", "no Avro schema (KeyError: 'fields')")
     if content[:4] != b"Obj\x01" or any(each in why for why in cutouts.reasons.values() for each in refused):
         return
+    bad = (cutouts.flags & CutoutFlag.UNREADABLE) != 0
+    if bad.all():  # such as records within themselves without end, of which fastavro dies
+        return
     try:
         records = list(fastavro.reader(io.BytesIO(content)))
     except Exception:  # noqa: BLE001 (what it cannot read is ours to judge)
         return
     if not records:
         return
-    bad = (cutouts.flags & CutoutFlag.UNREADABLE) != 0
     if "claims to hold" in "".join(cutouts.reasons.values()):
         return
     assert len(cutouts) == len(records)
