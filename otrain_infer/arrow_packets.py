@@ -124,6 +124,8 @@ def _values(array: Any) -> list[Any]:
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value[: 4 * LONGEST_TEXT].decode("utf-8", "replace").strip()[:LONGEST_TEXT]
+    if isinstance(value, float) and value.is_integer():  # a number that tells which alert it is, made a double
+        return str(int(value))
     return "" if value is None else str(value)
 
 

@@ -88,6 +88,8 @@ class Program:
         The full name of the record.
     present
         The wanted fields that the schema has.
+    scales
+        Of the wanted fields that are decimals: how many of their digits are behind the point.
     least
         Bytes that a record takes at least; 1 or more.
     """
@@ -97,12 +99,14 @@ class Program:
     symbols: tuple[tuple[str, ...], ...]
     name: str
     present: frozenset[int]
+    scales: Mapping[int, int]
     least: int
 
     def is_as(self, other: "Program") -> bool:
         """Tell whether another finds the same in any record."""
         tables = ((self.nodes, other.nodes), (self.children, other.children))
-        return all(np.array_equal(*both) for both in tables) and self.symbols == other.symbols
+        alike = all(np.array_equal(*both) for both in tables)
+        return alike and self.symbols == other.symbols and self.scales == other.scales
 
 
 def parse_schema(text: str | bytes) -> Schema:
@@ -157,11 +161,12 @@ class _Compiler:
         self._children: list[int] = []
         self._symbols: list[tuple[str, ...]] = []
         self._present: set[int] = set()
+        self._scales: dict[int, int] = {}
 
     def program(self, name: str) -> Program:
         nodes, children = np.array(self._nodes, np.int64).reshape(-1, 4), np.array(self._children, np.int64)
         least = max(1, self._least[0])
-        return Program(nodes, children, tuple(self._symbols), name, frozenset(self._present), least)
+        return Program(nodes, children, tuple(self._symbols), name, frozenset(self._present), self._scales, least)
 
     def learn_names(self, schema: Schema, namespace: str) -> None:
         """Learn what types are defined in a schema, and in which namespace each is."""
@@ -186,6 +191,8 @@ class _Compiler:
         """
         if slot >= 0:
             self._present.add(slot)
+            if isinstance(schema, dict) and schema.get("logicalType") == "decimal":
+                self._scales[slot] = int(schema.get("scale", 0))
         if isinstance(schema, list):
             return self._add_owner(kernels.UNION, [(branch, slot, slots) for branch in schema], namespace)
         if isinstance(schema, dict) and (isinstance(schema["type"], list | dict) or schema["type"] not in _COMPOUND):
@@ -193,7 +200,7 @@ class _Compiler:
         if isinstance(schema, str):
             if schema in _PRIMITIVE:
                 return self._add_node(_PRIMITIVE[schema], 0, 0, slot)
-            schema, namespace = self._find(schema, namespace)
+            return self.add(*self._find(schema, namespace), slot, slots)
         if schema["type"] in ("array", "map"):
             kind = kernels.ARRAY if schema["type"] == "array" else kernels.MAP
             return self._add_owner(kind, [(schema["items" if kind == kernels.ARRAY else "values"], -1, {})], namespace)

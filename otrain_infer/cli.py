@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,10 @@ def _infer(arguments: Namespace) -> int:
     from otrain_infer import table
     from otrain_infer.scorer import Scorer, correct_for_ratio, correct_spread_for_ratio
 
-    sources = _find_sources(arguments.cutouts)
+    for_packets = bool(arguments.mapping or arguments.schema)
+    sources = _find_sources(arguments.cutouts, for_packets)
+    if for_packets and (cutout := next(filter(_is_cutout, sources), None)):
+        raise UsageError(f"--mapping and --schema are for alert packets, and '{cutout}' is none")
     output = arguments.output or _default_output(sources)
     table.check_output(output)
     _check_output(output, sources)
@@ -114,21 +118,29 @@ def _infer(arguments: Namespace) -> int:
     return tally.tell()
 
 
-def _find_sources(named: Sequence[str]) -> list[str]:
+def _find_sources(named: Sequence[str], packets_first: bool = False) -> list[str]:
     """List the files to be scored, and refuse what cannot have been meant; a datacube stands alone."""
     from otrain_infer.packet_sources import is_packet_file
-    from otrain_infer.sources import SUFFIXES, find_cutouts
+    from otrain_infer.sources import SUFFIXES
 
     sources: list[str] = []
-    for each in named:
+    empty: list[SourceError] = []
+    for each in chain.from_iterable(map(_expand, named)):
         if each.startswith("@") and not os.path.lexists(each):
             sources += _read_list(each[1:])
         elif os.path.isdir(each):
-            sources += _list_folder(each)
-        elif os.path.lexists(each) or glob.has_magic(each) or each.lower().endswith(SUFFIXES):
-            sources += find_cutouts(each)
+            try:
+                sources += _list_folder(each, packets_first)
+            except SourceError as error:
+                empty.append(error)
+        elif os.path.lexists(each) or each.lower().endswith(SUFFIXES):
+            sources.append(each)
         else:
             raise SourceError(f"there is no folder or file '{each}'")
+    if not sources:
+        raise empty[0]
+    for why in empty:
+        log.warning("%s: passed over", why)
     if not any(map(os.path.lexists, sources)):
         more = f", nor any of {len(sources) - 1} more" if len(sources) > 1 else ""
         raise SourceError(f"there is no file '{sources[0]}'{more}")
@@ -140,17 +152,34 @@ def _find_sources(named: Sequence[str]) -> list[str]:
     return sources
 
 
-def _list_folder(folder: str) -> list[str]:
-    """List the cutouts in a folder, or the alert packets where there is no cutout."""
+def _expand(path: str) -> list[str]:
+    """Give what a glob matches, as a shell would; any other path is itself."""
+    if not glob.has_magic(path) or os.path.lexists(path):
+        return [path]
+    matched = sorted(glob.glob(path))
+    if not matched:
+        raise SourceError(f"'{path}' matches no file")
+    return matched
+
+
+def _list_folder(folder: str, packets_first: bool) -> list[str]:
+    """List the cutouts in a folder, or the alert packets where there is no cutout; or the other way round."""
     from otrain_infer.packet_sources import list_packet_folder
     from otrain_infer.sources import list_folder
 
+    first, second = (list_packet_folder, list_folder) if packets_first else (list_folder, list_packet_folder)
     try:
-        return list_folder(folder)
+        return first(folder)
     except SourceError:
         with suppress(SourceError):
-            return list_packet_folder(folder)
+            return second(folder)
         raise
+
+
+def _is_cutout(path: str) -> bool:
+    from otrain_infer.sources import SUFFIXES
+
+    return path.lower().endswith((*SUFFIXES, ".npz"))
 
 
 def _is_datacube(path: str) -> bool:
@@ -262,6 +291,7 @@ class _Tally:
     rows: int = 0
     scored: int = 0
     real: int = 0
+    unusable: int = 0
     flags: "Counter[CutoutFlag]" = field(default_factory=Counter)
     reasons: list[tuple[str, str]] = field(default_factory=list)
 
@@ -274,8 +304,11 @@ class _Tally:
         self.scored += int(np.isfinite(scores).sum())
         self.real += int((scores >= self.threshold).sum())
         self.flags.update({flag: int((cutouts.flags & flag != 0).sum()) for flag in CutoutFlag})
+        for row, why in cutouts.reasons.items():
+            log.debug("%s: %s", cutouts.names[row], why)
         told = [(str(cutouts.names[row]), why) for row, why in cutouts.reasons.items()]
         self.reasons += told[: REASONS_TOLD - len(self.reasons)]
+        self.unusable += len(told)
 
     def tell(self) -> int:
         """Report on stderr and give the exit status."""
@@ -285,6 +318,8 @@ class _Tally:
                 log.info("%s: %d", flag.name, count)
         for name, reason in self.reasons:
             log.info("%s: %s", name, reason)
+        if self.unusable > len(self.reasons):
+            log.info("and %d more without a score, which -v tells of one by one", self.unusable - len(self.reasons))
         if not self.scored:
             log.error("not one cutout could be scored")
             return NOTHING_SCORED

@@ -219,7 +219,7 @@ class Decoder:
         for row in (first + np.flatnonzero(self._flags[rows] & UNUSABLE)).tolist():
             if row not in self._reasons:
                 status, plane, _ = self._outcome[row].tolist()
-                self._reasons[row] = _reason(status, self._wanted.planes[plane])
+                self._reasons[row] = _reason(status, "" if self._wanted.first_image else self._wanted.planes[plane])
 
     def _read_value(self, column: int, row: int, data: Bytes) -> None:
         """Read a number of many digits or within a string, or a float to be given as text."""
@@ -395,11 +395,13 @@ def as_number(value: Any) -> float:
 
 
 def _reason(outcome: int, plane: str) -> str:
+    """Say what is the matter with a plane, or, if that is "", with a file of which the first image counts."""
+    named = f"its plane {plane}" if plane else "its image"
     return {
         fits_kernels.NOT_FITS: "it is not a FITS file",
-        fits_kernels.NO_PLANE: f"it has no plane {plane}",
-        fits_kernels.NO_FINITE: f"its plane {plane} has no finite pixel",
-        fits_kernels.CONSTANT: f"its plane {plane} has the same value everywhere",
+        fits_kernels.NO_PLANE: f"it has no plane {plane}" if plane else "it has no image of rows and columns",
+        fits_kernels.NO_FINITE: f"{named} has no finite pixel",
+        fits_kernels.CONSTANT: f"{named} has the same value everywhere",
     }[outcome]
 
 

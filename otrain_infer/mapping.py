@@ -1,6 +1,7 @@
 """Where the packets of a survey keep what makes a cutout: one YAML file tells it for each survey."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import field as with_default
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from otrain_infer.card import PLANES
 from otrain_infer.cutouts import NUMBERS, TEXTS
-from otrain_infer.errors import MissingExtraError, UsageError
+from otrain_infer.errors import MissingExtraError, UsageError, in_brief
 
 Numbers = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -281,10 +282,27 @@ def load_mapping(path: str | Path) -> PacketMapping:
     except ImportError:
         raise MissingExtraError("alert packets need PyYAML: pip install 'otrain[avro]'") from None
     try:
-        return _mapping(yaml.safe_load(Path(path).read_text(encoding="utf-8")), Path(path).stem)
-    except (OSError, UnicodeError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        text = Path(path).read_text(encoding="utf-8")
+        _check_once(yaml.compose(text, yaml.SafeLoader))
+        return _mapping(yaml.safe_load(text), Path(path).stem)
+    except (OSError, UnicodeError, yaml.YAMLError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or in_brief(error)
         raise UsageError(f"the mapping '{path}' cannot be used ({said})") from None
+
+
+def _check_once(root: Any) -> None:
+    """Refuse a key that is told twice, of which PyYAML takes the last."""
+    pending, seen = [root], set()
+    while pending:
+        node = pending.pop()
+        if node is None or id(node) in seen or isinstance(node.value, str):
+            continue
+        seen.add(id(node))
+        pairs = [entry if isinstance(entry, tuple) else (None, entry) for entry in node.value]
+        twice = [key for key, count in Counter(key.value for key, _ in pairs if key).items() if count > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' is told twice")
+        pending += [value for _, value in pairs]
 
 
 def _mapping(content: Any, name: str) -> PacketMapping:
@@ -302,9 +320,8 @@ def _mapping(content: Any, name: str) -> PacketMapping:
         raise ValueError("it tells no plane")
     known_by = _choice(content["known_by"]) if "known_by" in content else ()
     stamp = _stamp(content.get("stamp", []))
-    return PacketMapping(
-        str(content.get("name", name)), planes, columns, str(content.get("record", "")), known_by, stamp
-    )
+    named, record = (_text(content.get(key, other)) for key, other in (("name", name), ("record", "")))
+    return PacketMapping(named, planes, columns, record, known_by, stamp)
 
 
 def _stamp(told: Any) -> tuple[int, ...]:
@@ -337,17 +354,41 @@ def _choice(told: Any) -> Choice:
     return tuple(paths)
 
 
+def _text(told: Any) -> str:
+    if isinstance(told, list | dict) or told is None:
+        raise ValueError(f"'{told}' is no text")
+    return str(told)
+
+
 def _texts_by_text(told: Any) -> dict[str, str]:
-    return {str(key): str(value) for key, value in told.items()}
+    return {_text(key): _text(value) for key, value in told.items()}
+
+
+def _number(told: Any) -> float:
+    if isinstance(told, bool) or not math.isfinite(float(told)):
+        raise ValueError(f"'{told}' is no number")
+    return float(told)
+
+
+def _size(told: Any) -> float:
+    if _number(told) <= 0:
+        raise ValueError(f"'{told}' is not above 0")
+    return _number(told)
+
+
+def _flag(told: Any) -> bool:
+    if not isinstance(told, bool):
+        raise ValueError(f"'{told}' is neither true nor false")
+    return told
 
 
 _READ: dict[str, Any] = {
     "values": _texts_by_text,
-    "add": float,
-    "absolute": bool,
-    "zero_point": float,
-    "pixel": float,
-    "text": str,
+    "add": _number,
+    "absolute": _flag,
+    "zero_point": _number,
+    "pixel": _size,
+    "text": _text,
 }
 """How what is no choice of fields is read, by its key."""
 

@@ -4,6 +4,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Protocol
 
 import numpy as np
@@ -106,6 +107,9 @@ class AvroPackets:
 
     def _text(self, row: int, slot: int) -> str:
         kind, value, stop = map(int, self.found[row, slot].tolist())
+        if kind in _BYTES and slot in self.layout.program.scales:
+            digits = int.from_bytes(self.data[value : min(stop, value + LONGEST_TEXT)].tobytes(), signed=True)
+            return str(Decimal(digits).scaleb(-self.layout.program.scales[slot]))[:LONGEST_TEXT]
         if kind in _BYTES:
             text: str = self.data[value : min(stop, value + 4 * LONGEST_TEXT)].tobytes().decode("utf-8", "replace")
             return text.strip()[:LONGEST_TEXT]

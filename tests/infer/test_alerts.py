@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 import threading
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -366,6 +367,14 @@ def test_packets_of_any_other_kind_are_read_through_a_mapping(tmp_path):
         ("columns: {}", "planes"),
         ("planes: {DIFF: a}\ncolumns: {}\nstamp: [a]", "is not [ny, nx], in pixels"),
         ("planes: {DIFF: a}\ncolumns: {}\nplane: b", "a mapping: 'plane' is none of"),
+        ("planes: {DIFF: a}\nplanes: {SCI: a}\ncolumns: {}", "'planes' is told twice"),
+        ("planes: {DIFF: a}\ncolumns: {MAG: a, RA: b, MAG: c}", "'MAG' is told twice"),
+        ("planes: {DIFF: a}\ncolumns: {MAG: {field: a, absolute: 'no'}}", "'no' is neither true nor false"),
+        ("planes: {DIFF: a}\ncolumns: {MAG: {field: a, add: .nan}}", "column MAG: 'nan' is no number"),
+        ("planes: {DIFF: a}\ncolumns: {FWHM: {moments: a, pixel: 0}}", "column FWHM: '0' is not above 0"),
+        ("planes: {DIFF: a}\ncolumns: {FILTER: {text: [a]}}", "column FILTER: '['a']' is no text"),
+        ("planes: {DIFF: a}\ncolumns: {}\nname: [a]", "'['a']' is no text"),
+        ("&a [*a, 3]", "no keys"),
     ],
 )
 def test_a_mapping_that_makes_no_sense_is_told(tmp_path, text, words):
@@ -379,6 +388,27 @@ def test_a_mapping_that_makes_no_sense_is_told(tmp_path, text, words):
 def test_a_mapping_that_is_not_there_is_told():
     with pytest.raises(UsageError, match="No such file"):
         load_mapping("/no/such.yaml")
+
+
+@pytest.mark.parametrize("kind", [{"type": "bytes"}, {"type": "fixed", "name": "f", "size": 12}])
+def test_decimals_are_numbers(kind):
+    of_flux = kind | {"logicalType": "decimal", "precision": 20, "scale": 3}
+    of_id = {"type": "bytes", "logicalType": "decimal", "precision": 20}
+    again = of_flux.get("name", of_flux)  # a type that has a name is told once
+    fields = [("id", of_id), ("ra", ["null", of_flux]), ("dec", again), ("image", "bytes")]
+    schema = {"type": "record", "name": "r", "fields": [{"name": name, "type": each} for name, each in fields]}
+    columns = {"CANDID": Field(("id",)), "RA": Field(("ra",)), "DEC": Field(("dec",))}
+    mapping = PacketMapping("own", {"DIFF": ("image",)}, columns)
+    records = [
+        {"id": Decimal(2**62 + 1), "ra": Decimal("12.345"), "dec": Decimal("-0.5"), "image": stamp(images(0)[2])},
+        {"id": Decimal(-7), "ra": None, "dec": Decimal("89.999"), "image": stamp(images(0)[2])},
+    ]
+    file = io.BytesIO()
+    fastavro.writer(file, fastavro.parse_schema(schema), records)
+    (cutouts,) = iter_alerts(file.getvalue(), planes=("DIFF",), size=(63, 63), mapping=mapping)
+    assert cutouts.header["CANDID"].tolist() == [str(2**62 + 1), "-7"]
+    np.testing.assert_array_equal(cutouts.header["RA"], [12.345, np.nan])
+    np.testing.assert_array_equal(cutouts.header["DEC"], [-0.5, 89.999])
 
 
 def test_an_id_that_has_become_a_double_keeps_its_digits():

@@ -103,6 +103,7 @@ def packets_of(array, path="a"):
         (pa.array([7, None], pa.int8()), [7, np.nan], ["7", ""]),
         (pa.array([2**60 + 1, None], pa.int64()), [float(2**60), np.nan], [str(2**60 + 1), ""]),
         (pa.array([2**63, None], pa.uint64()), [float(2**63), np.nan], [str(2**63), ""]),
+        (pa.array([2.0**61, None]), [2.0**61, np.nan], [str(2**61), ""]),
         (pa.array([0.5, None], pa.float32()), [0.5, np.nan], ["0.5", ""]),
         (pa.array([True, False, None]), [1, 0, np.nan], ["True", "False", ""]),
         (pa.array([decimal.Decimal("1.50"), None]), [1.5, np.nan], ["1.50", ""]),

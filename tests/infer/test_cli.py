@@ -107,6 +107,41 @@ def test_unusable_rows_are_data(folder, tiny_path, capsys):
     assert len(scores_of(folder / "infer_results.dat")) == 10
 
 
+def test_of_many_unusable_rows_a_few_are_told_and_all_with_verbose(folder, tiny_path, capsys):
+    for number in range(7):
+        (folder / f"bad{number}.fits").write_bytes(b"rubbish")
+    assert infer(["--cutouts", str(folder), "--model", str(tiny_path)]) == 0
+    told = capsys.readouterr().err
+    assert told.count("not a FITS file") == 5
+    assert "and 2 more without a score, which -v tells of one by one" in told
+    assert infer(["--cutouts", str(folder), "--model", str(tiny_path), "-v"]) == 0
+    assert capsys.readouterr().err.count("not a FITS file") == 7 + 5
+
+
+def test_a_folder_without_cutouts_is_passed_over_where_there_are_others(folder, tiny_path, tmp_path, capsys):
+    for name in ("n1", "n2", "n3"):
+        (tmp_path / "nights" / name).mkdir(parents=True)
+        if name != "n2":
+            write_cutout(tmp_path / "nights" / name / "a.fits", 1)
+    output = ["--model", str(tiny_path), "--output", str(tmp_path / "o.csv")]
+    for named in ([str(tmp_path / "nights" / "*")], sorted(map(str, (tmp_path / "nights").iterdir()))):
+        assert infer(["--cutouts", *named, *output]) == 0
+        told = capsys.readouterr().err
+        assert "2 of 2 cutouts scored" in told
+        assert "n2': passed over" in told
+    assert infer(["--cutouts", str(tmp_path / "nights" / "n2*"), *output]) == 2
+    assert "there is no cutout" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["", "a.fits", "cube.npz"])
+def test_what_is_for_packets_is_not_for_cutouts(folder, tiny_path, tmp_path, capsys, named):
+    write_cutout(folder / "a.fits", 1)
+    np.savez(folder / "cube.npz", cube=np.zeros((1, 32, 32, 1)), labels=np.zeros(1))
+    told = ["--model", str(tiny_path), "--schema", str(tmp_path)]
+    assert infer(["--cutouts", str(folder / named), *told]) == 2
+    assert "--mapping and --schema are for alert packets, and" in capsys.readouterr().err
+
+
 def test_exit_1_when_nothing_could_be_scored(tmp_path, tiny_path):
     (tmp_path / "a.fits").write_text("")
     assert infer(["--cutouts", str(tmp_path), "--model", str(tiny_path)]) == 1
