@@ -156,7 +156,7 @@ def fuzz(options: argparse.Namespace, corpus: Path) -> None:
     findings = ROOT / "build" / "fuzz" / options.target
     run = Run(options.target, options.executions, options.seconds, findings)
     arguments = [
-        sys.argv[0], str(corpus), f"-max_len={LARGEST}", "-timeout=60", "-rss_limit_mb=6144", f"-seed={options.seed}",
+        sys.argv[0], str(corpus), f"-max_len={LARGEST}", "-timeout=60", "-rss_limit_mb=16384", f"-seed={options.seed}",
         f"-artifact_prefix={findings}/", "-verbosity=0", "-reload=0",
     ]  # fmt: skip
     with ExitStack() as stack:

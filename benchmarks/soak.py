@@ -1,6 +1,7 @@
 """Can otrain-stream run for months? Its memory over time, and what becomes of alerts while everything around it fails.
 
-Alerts are fed as fast as they are scored, with few of them under way at a time, for --minutes (60). Of all messages 5 %
+Alerts are fed as fast as they are scored, for --minutes (60), on as many processors as there are, which the broker and
+the feeder need too. Of all messages 5 %
 are corrupt. Meanwhile, again and again: the file of the model is replaced by rubbish, and by another model; the broker
 stands still; the command stands still; once, early, it is killed. In the end every candid has to have been delivered,
 more than once only around the kill, and every corrupt message to be among the dead letters; the slope of the command's
@@ -8,7 +9,7 @@ memory is printed, from its last start on. A table on a disk that is full follow
 which takes root.
 
 The broker is the cluster that librdkafka brings along, in a process of its own: it keeps 5 MB a partition, so that its
-memory does not grow either.
+memory does not grow either. Several topics hold enough alerts for the command to be never short of them.
 
     python benchmarks/soak.py [--minutes 60] [--threads 2]
 """
@@ -35,7 +36,8 @@ from machine import describe_machine
 from otrain_infer.alerts import iter_alerts
 
 PARTITIONS = 4
-UNDER_WAY = 240
+TOPICS = [f"alerts{k}" for k in range(8)]
+UNDER_WAY = 1600
 """Alerts that are fed and not yet scored: what the cluster keeps holds them all, whatever stands still."""
 
 CORRUPT = 0.05
@@ -65,25 +67,18 @@ def cluster() -> Iterator[tuple[str, int]]:
 
 def start(broker: str, model: Path, log: Path, threads: str, *target: str) -> subprocess.Popen:
     """Start the command."""
-    told = ["--brokers", broker, "--topics", "alerts", "--group", "soak", "--start", "earliest", "--model", str(model)]
-    settings = ["consumer.session.timeout.ms=20000", "consumer.group.instance.id=soak"]
-    more = [
-        "--watch",
-        "2",
-        "--max-batch",
-        "64",
-        "--max-latency-ms",
-        "20",
-        "--threads",
-        threads,
-        "--metrics-port",
-        "0",
-        "--kafka",
-        *settings,
-    ]
+    told = ["--brokers", broker, "--topics", *TOPICS, "--group", "soak", "--start", "earliest", "--model", str(model)]
+    settings = ["consumer.session.timeout.ms=20000"]
+    more = ["--watch", "2", "--threads", threads, "--metrics-port", "0", "--kafka", *settings]
     command = [sys.executable, "-m", "otrain_infer.cli_stream", *told, *target, *more]
     with log.open("a") as file:
         return subprocess.Popen(command, stderr=file)
+
+
+def _produce(producer: Producer, content: bytes, number: int) -> None:
+    """Send a message to each partition of each topic in turn."""
+    partition, topic = divmod(number % (len(TOPICS) * PARTITIONS), len(TOPICS))
+    producer.produce(TOPICS[topic], content, partition=partition)
 
 
 class Feeder:
@@ -110,7 +105,7 @@ class Feeder:
                 which = self.sent % len(self._packets)
                 content = replace_candid(self._packets[which], which, self.sent)
                 self.sent += 1
-            self._producer.produce("alerts", content, partition=(self.sent + self.corrupt) % PARTITIONS)
+            _produce(self._producer, content, self.sent + self.corrupt)
         self._producer.poll(0)
         for message in self._reader.consume(500, 0.01):
             if message.error():
@@ -269,7 +264,7 @@ def fill_disk(folder: Path, packets: list[bytes], threads: str) -> None:
         process = start(broker, model, folder / "disk.log", threads, "--output", str(disk / "scores.csv"))
         producer = Producer({"bootstrap.servers": broker})
         for k in range(UNDER_WAY):
-            producer.produce("alerts", packets[k % len(packets)], partition=k % PARTITIONS)
+            _produce(producer, packets[k % len(packets)], k)
         producer.flush()
         time.sleep(15)
         waited = (folder / "disk.log").read_text().count("cannot grow")
