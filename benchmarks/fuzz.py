@@ -156,6 +156,7 @@ def fuzz(options: argparse.Namespace, corpus: Path) -> None:
     findings = ROOT / "build" / "fuzz" / options.target
     run = Run(options.target, options.executions, options.seconds, findings)
     arguments = [
+        # atheris keeps what every comparison of arrays gives, some GB in the end: see `MEMORY` for what is checked.
         sys.argv[0], str(corpus), f"-max_len={LARGEST}", "-timeout=60", "-rss_limit_mb=16384", f"-seed={options.seed}",
         f"-artifact_prefix={findings}/", "-verbosity=0", "-reload=0",
     ]  # fmt: skip
