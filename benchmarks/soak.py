@@ -1,7 +1,7 @@
 """Can otrain-stream run for months? Its memory over time, and what becomes of alerts while everything around it fails.
 
 Alerts are fed as fast as they are scored, for --minutes (60), on a machine that broker and feeder need too. Of all
-messages 5 % are corrupt. Meanwhile, again and again: the file of the model is replaced by rubbish, and by another model;
+messages 5 % are corrupt. Meanwhile, again and again: the file of the model is replaced by rubbish, and by another one;
 the broker stands still; the command stands still; once, early, it is killed. In the end every candid has to have been
 delivered, more than once only around the kill, and every corrupt message to be among the dead letters; the slope of the
 command's memory is printed, from its last start on. A table on a disk that is full follows, where a small one can be
