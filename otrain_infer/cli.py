@@ -9,7 +9,6 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -124,19 +123,19 @@ def _find_sources(named: Sequence[str], packets_first: bool = False) -> list[str
     from otrain_infer.sources import SUFFIXES
 
     sources: list[str] = []
-    empty: list[SourceError] = []
-    for each in chain.from_iterable(map(_expand, named)):
-        if each.startswith("@") and not os.path.lexists(each):
-            sources += _read_list(each[1:])
-        elif os.path.isdir(each):
+    empty = [SourceError(f"'{each}' matches no file") for each in named if not _expand(each)]
+    for path in chain.from_iterable(map(_expand, named)):
+        if path.startswith("@") and not os.path.lexists(path):
+            sources += _read_list(path[1:])
+        elif os.path.isdir(path):
             try:
-                sources += _list_folder(each, packets_first)
+                sources += _list_folder(path, packets_first)
             except SourceError as error:
                 empty.append(error)
-        elif os.path.lexists(each) or each.lower().endswith(SUFFIXES):
-            sources.append(each)
+        elif os.path.lexists(path) or path.lower().endswith(SUFFIXES):
+            sources.append(path)
         else:
-            raise SourceError(f"there is no folder or file '{each}'")
+            raise SourceError(f"there is no folder or file '{path}'")
     if not sources:
         raise empty[0]
     for why in empty:
@@ -154,12 +153,7 @@ def _find_sources(named: Sequence[str], packets_first: bool = False) -> list[str
 
 def _expand(path: str) -> list[str]:
     """Give what a glob matches, as a shell would; any other path is itself."""
-    if not glob.has_magic(path) or os.path.lexists(path):
-        return [path]
-    matched = sorted(glob.glob(path))
-    if not matched:
-        raise SourceError(f"'{path}' matches no file")
-    return matched
+    return sorted(glob.glob(path)) if glob.has_magic(path) and not os.path.lexists(path) else [path]
 
 
 def _list_folder(folder: str, packets_first: bool) -> list[str]:
@@ -167,13 +161,22 @@ def _list_folder(folder: str, packets_first: bool) -> list[str]:
     from otrain_infer.packet_sources import list_packet_folder
     from otrain_infer.sources import list_folder
 
-    first, second = (list_packet_folder, list_folder) if packets_first else (list_folder, list_packet_folder)
-    try:
-        return first(folder)
-    except SourceError:
-        with suppress(SourceError):
-            return second(folder)
-        raise
+    kinds = {"cutouts": list_folder, "alert packets": list_packet_folder}
+    found, whys = {}, []
+    for kind, list_them in kinds.items():
+        try:
+            found[kind] = list_them(folder)
+        except SourceError as error:
+            whys.append(error)
+    if not found:
+        raise whys[0] if len(set(map(str, whys))) == 1 else SourceError(f"{whys[0]} (there is no alert packet either)")
+    taken = "alert packets" if packets_first and "alert packets" in found else next(iter(found))
+    for kind in found.keys() - {taken}:
+        # A table of scores may well lie beside the cutouts that it is of.
+        others = [path for path in found[kind] if not path.lower().endswith(".parquet")]
+        if others:
+            log.warning("%d %s in the folder '%s' are passed over: name them to score them", len(others), kind, folder)
+    return found[taken]
 
 
 def _is_cutout(path: str) -> bool:

@@ -231,9 +231,12 @@ def _scores_of(table: "Table", path: str) -> Scores:
     if "label1" not in table.colnames:
         raise SourceError(f"the table '{path}' has no column label1, which holds the scores")
     try:
-        return np.ma.filled(np.ma.asarray(table["label1"]).astype(np.float32), np.nan)
+        scores: Scores = np.ma.filled(np.ma.asarray(table["label1"]).astype(np.float32), np.nan)
     except (TypeError, ValueError):
-        raise SourceError(f"the table '{path}' has other things than scores in its column label1") from None
+        scores = np.array([math.inf], np.float32)
+    if (np.isinf(scores) | (scores < 0) | (scores > 1)).any():
+        raise SourceError(f"the table '{path}' has other things than scores, from 0 to 1, in its column label1")
+    return scores
 
 
 def _models_of(table: "Table") -> set[str]:
@@ -245,8 +248,9 @@ def _drift_in_words(drift: Drift) -> str:
         return "no scores"
     real = "" if math.isnan(drift.real) else f", about {100 * drift.real:.3g} % of them real"
     size = "large" if drift.psi >= PSI_LARGE else "moderate" if drift.psi >= PSI_MODERATE else "small"
+    verdict = "DRIFTED" if drift.drifted else "too few to tell" if drift.psi >= PSI_LARGE else "steady"
     return (
-        f"{'DRIFTED' if drift.drifted else 'steady'}: PSI {drift.psi:.3f} ({size}), KS {drift.ks:.3f} (by chance up to "
+        f"{verdict}: PSI {drift.psi:.3f} ({size}), KS {drift.ks:.3f} (by chance up to "
         f"{drift.ks_critical:.3f}), {drift.rows} scores{real}"
     )
 

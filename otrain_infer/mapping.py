@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as with_default
 from functools import cache, cached_property
 from pathlib import Path
@@ -341,6 +341,9 @@ def _column(name: str, told: Any) -> Column:
     if name in NUMBERS and kind is Constant:
         raise ValueError(f"column {name} is a number, and a text cannot be")
     _check_keys(told, _names(kind), f"column {name}")
+    lacking = [each.name for each in fields(kind) if each.name not in told and _is_needed(each)]
+    if lacking:
+        raise ValueError(f"column {name}: {_names(kind)[0]} needs {lacking[0]} too")
     try:
         return kind(**{key: _READ.get(key, _choice)(value) for key, value in told.items()})
     except (TypeError, ValueError, AttributeError) as error:
@@ -397,6 +400,10 @@ def _check_keys(told: Iterable[str], known: Sequence[str], where: str) -> None:
     unknown = [str(key) for key in told if key not in known]
     if unknown:
         raise ValueError(f"{where}: '{unknown[0]}' is none of {', '.join(known)}")
+
+
+def _is_needed(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _names(kind: type) -> list[str]:

@@ -122,11 +122,13 @@ class SchemaRegistry:
             raise SourceError(
                 f"the registry {self._url} refuses the schema {number} ({error.code} {error.reason})"
             ) from None
-        except (OSError, ValueError) as error:
+        except ValueError:
+            raise SourceError(f"what answers at {self._url} is no registry of schemas") from None
+        except OSError as error:
             why = getattr(error, "reason", None) or error
             raise SourceError(f"the registry {self._url} does not answer ({why})") from None
         if not isinstance(content, dict) or "schema" not in content:
-            raise SourceError(f"the registry {self._url} does not answer with a schema")
+            raise SourceError(f"what answers at {self._url} is no registry of schemas")
         return avro.parse_schema(content["schema"])
 
 

@@ -24,6 +24,9 @@ PATIENCE = 0.02
 RETRY = 1.0
 """How long it waits before it tries again what a server has refused (s)."""
 
+WARN_EVERY = 60.0
+"""How long what goes on failing is not told again (s)."""
+
 DRAIN = 30.0
 """How long it may take to deliver what was taken, once the stream is stopped (s)."""
 
@@ -126,7 +129,7 @@ class Stream:
         self._pending: deque[tuple[Batch, Future[Scored]]] = deque()
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="otrain")
-        self._stopped = math.inf
+        self._stopped, self._quiet_until = math.inf, 0.0
 
     def stop(self) -> None:
         """Take no more messages, deliver those that were taken, and end; good to be called from a signal handler."""
@@ -199,7 +202,7 @@ class Stream:
             scored = oldest.result()
             self._sink.deliver(scored, self._stay_alive)
         except SourceError as error:  # such as a registry of schemas that does not answer
-            log.warning("%s: trying again", error)
+            self._warn_now_and_then(f"{error}: trying again")
             sleep(RETRY)
             self._stay_alive()
             self._pending.appendleft((batch, self._submit(batch)))
@@ -212,6 +215,11 @@ class Stream:
             if not self._sink.commits:
                 self._partitions.commit(batch.next)
             self._tell(scored)
+
+    def _warn_now_and_then(self, said: str) -> None:
+        if monotonic() >= self._quiet_until:
+            log.warning("%s", said)
+            self._quiet_until = monotonic() + WARN_EVERY
 
     def _tell(self, scored: Scored) -> None:
         for observer in self._observers:

@@ -228,6 +228,8 @@ def read_table(path: str | os.PathLike[str]) -> "Table":
 
             return Table(parquet.read_table(path).to_pydict())
         return Table.read(path, format=table_format)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise SourceError(f"the table '{path}' cannot be read ({error.strerror})") from None
     except (OSError, ValueError) as error:
         said = str(error).strip().partition("\n")[0].partition(". ")[0] or "no more is known"
         raise SourceError(

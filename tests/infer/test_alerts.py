@@ -359,7 +359,7 @@ def test_packets_of_any_other_kind_are_read_through_a_mapping(tmp_path):
         ("planes: {DIFF: a}\ncolumns: {MAG: {fluxes: a}}", "column MAG tells none of field, flux_error, flux"),
         ("planes: {DIFF: a}\ncolumns: {MAG: {field: a, adds: 3}}", "column MAG: 'adds' is none of"),
         ("planes: {DIFF: a}\ncolumns: {MAG: {field: a, add: x}}", "could not convert"),
-        ("planes: {DIFF: a}\ncolumns: {MAG: {flux: a}}", "zero_point"),
+        ("planes: {DIFF: a}\ncolumns: {MAG: {flux: a}}", "column MAG: flux needs zero_point too"),
         ("planes: {DIFF: a}\ncolumns: {MAG: {text: a}}", "column MAG is a number"),
         ("planes: {DIFF: a}\ncolumns: {FILTER: {flux: a, zero_point: 3}}", "column FILTER is text"),
         ("planes: {DIFF: 3}\ncolumns: {}", "'3' is neither a field nor a list of fields"),

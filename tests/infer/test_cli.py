@@ -128,9 +128,21 @@ def test_a_folder_without_cutouts_is_passed_over_where_there_are_others(folder, 
         assert infer(["--cutouts", *named, *output]) == 0
         told = capsys.readouterr().err
         assert "2 of 2 cutouts scored" in told
-        assert "n2': passed over" in told
+        assert "n2' (there is no alert packet either): passed over" in told
+    assert infer(["--cutouts", str(tmp_path / "nights" / "n1"), str(tmp_path / "none*"), *output]) == 0
+    assert "none*' matches no file: passed over" in capsys.readouterr().err
     assert infer(["--cutouts", str(tmp_path / "nights" / "n2*"), *output]) == 2
     assert "there is no cutout" in capsys.readouterr().err
+
+
+def test_packets_beside_cutouts_are_told_of_and_a_table_is_not(folder, tiny_path, tmp_path, capsys):
+    output = ["--model", str(tiny_path), "--output", str(tmp_path / "o.csv")]
+    (folder / "scores.parquet").write_bytes(b"")
+    assert infer(["--cutouts", str(folder), *output]) == 0
+    assert "passed over" not in capsys.readouterr().err
+    (folder / "a.avro").write_bytes(b"")
+    assert infer(["--cutouts", str(folder), *output]) == 0
+    assert f"1 alert packets in the folder '{folder}' are passed over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("named", ["", "a.fits", "cube.npz"])

@@ -419,6 +419,12 @@ def test_the_command_tells_of_another_model(model_and_scores, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"{table}: scored by tiny-0@12345678, not by tiny-1@")
 
 
+def test_of_a_few_rows_the_command_does_not_say_that_they_are_steady(model_and_scores, tmp_path, capsys):
+    table = write_scores(tmp_path / "t.dat", [0.5] * 3)
+    assert otrain_model(["drift", table, "--model", model_and_scores[0]]) == 0
+    assert capsys.readouterr().out.startswith("too few to tell: PSI ")
+
+
 def test_the_command_tells_how_many_are_real(tmp_path, capsys):
     rng = np.random.default_rng(19)
     scores, real = calibrated(rng, 1000)
@@ -440,9 +446,11 @@ def test_a_table_without_scores_has_not_drifted(model_and_scores, tmp_path, caps
 @pytest.mark.parametrize(
     ("content", "window", "said"),
     [
-        (None, "10", "cannot be read"),
+        (None, "10", "cannot be read (No such file or directory)"),
         ("# a b\n1 2\n", "10", "no column label1"),
         ("# label1\nreal\n", "10", "other things than scores"),
+        ("# label1\n0.5\n5\n", "10", "other things than scores"),
+        ("# label1\n-0.1\n", "10", "other things than scores"),
         ("# label1\n0.5\n", "0", "a window of 0 rows"),
     ],
 )
