@@ -46,8 +46,8 @@ class Broken:
         self.name, self._reason = name, reason
 
     def read(self) -> bytes:
-        """Raise OSError."""
-        raise OSError(self._reason)
+        """Raise PacketError."""
+        raise PacketError(self._reason)
 
 
 class _Bounded:
@@ -179,7 +179,8 @@ def _iter_members(path: str) -> Iterator[Any]:
                     raise EOFError("it is truncated")
                 yield member
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        yield Broken(name, f"the tar cannot be read from here on ({getattr(error, 'strerror', None) or error})")
+        why = getattr(error, "strerror", None) or error
+        yield Broken(name, f"the tar cannot be read from here on ({why}): all that follows in it is missing")
         return
     if empty:
         yield Broken(path, "it holds no packet")

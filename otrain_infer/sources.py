@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer import file_kernels
-from otrain_infer.errors import SourceError
+from otrain_infer.errors import OtrainError, SourceError
 from otrain_infer.file_kernels import GZIP_MAGIC
 from otrain_infer.fits import inflate
 
@@ -332,6 +332,8 @@ def _append(buffer: Buffer, source: Source) -> None:
 def _read(source: BinaryIO) -> bytes:
     try:
         content = source.read()
+    except OtrainError as error:
+        raise OSError(str(error)) from None
     except Exception as error:  # noqa: BLE001 (whatever the file object of somebody else raises is of this row alone)
         raise OSError(f"reading the file object failed ({type(error).__name__}: {error})") from None
     if not isinstance(content, bytes | bytearray | memoryview):
