@@ -98,9 +98,8 @@ def make_reference(card: ModelCard, raw: Pixels, scores: Scores) -> dict[str, An
     finite = np.isfinite(raw)
     pixels, real = {}, {}
     for p, plane in enumerate(card.planes):
-        values = raw[..., p][finite[..., p]]
-        pixels[plane] = _quantiles(values)
-        real[plane] = _levels_of_part(values, np.repeat(probable, finite[..., p].sum(axis=(1, 2))), pixels[plane])
+        pixels[plane] = _quantiles(raw[..., p][finite[..., p]])
+        real[plane] = _levels_of_part(raw[..., p], probable, pixels[plane])
     holes: npt.NDArray[np.float64] = 1 - finite.mean(axis=(1, 2))
     quantiles = _quantiles(probable)
     return {
@@ -125,12 +124,17 @@ def _quantiles(values: npt.NDArray[Any]) -> list[float]:
 
 
 def _levels_of_part(values: npt.NDArray[Any], weights: npt.NDArray[np.float64], quantiles: list[float]) -> list[float]:
-    """Give which fraction of the weights is below each quantile; of values equal to it, as much as of the values."""
-    if not values.size:
-        return [math.nan] * len(QUANTILES)
-    order = np.argsort(values)
-    below, up_to = (np.searchsorted(values, quantiles, side, order) for side in ("left", "right"))
-    summed = np.concatenate([[0.0], np.cumsum(weights[order])])
-    equal = np.maximum(up_to - below, 1)
-    part = np.clip((np.array(QUANTILES) * len(values) - below) / equal, 0, 1)
-    return [float(each) for each in (summed[below] + part * (summed[up_to] - summed[below])) / max(summed[-1], TINY)]
+    """Give which fraction of the finite values is below each quantile, each row (n, ...) counted with its weight (n,).
+
+    Of the values that are equal to a quantile it is as much as of the values without weights.
+    """
+    rows = values.reshape(len(values), -1)
+    counts = np.isfinite(rows).sum(axis=1)
+    if not counts.any():
+        return [math.nan] * len(quantiles)
+    found = []
+    for level, quantile in zip(QUANTILES, np.array(quantiles), strict=True):
+        below, equal = (rows < quantile).sum(axis=1), (rows == quantile).sum(axis=1)
+        part = np.clip((level * counts.sum() - below.sum()) / max(equal.sum(), 1), 0, 1)
+        found.append(float(weights @ (below + part * equal) / max(weights @ counts, TINY)))
+    return found
