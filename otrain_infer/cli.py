@@ -123,8 +123,9 @@ def _find_sources(named: Sequence[str], packets_first: bool = False) -> list[str
     from otrain_infer.sources import SUFFIXES
 
     sources: list[str] = []
-    empty = [SourceError(f"'{each}' matches no file") for each in named if not _expand(each)]
-    for path in chain.from_iterable(map(_expand, named)):
+    expanded = {each: _expand(each) for each in named}
+    empty = [SourceError(f"'{each}' matches no file") for each, paths in expanded.items() if not paths]
+    for path in chain.from_iterable(map(expanded.__getitem__, named)):
         if path.startswith("@") and not os.path.lexists(path):
             sources += _read_list(path[1:])
         elif os.path.isdir(path):

@@ -115,13 +115,18 @@ def _headers_of(data: bytes) -> list[tuple[int, int]]:
     return found
 
 
+def _mutate_within(data: bytes, rng: random.Random, mutate: Callable[[bytes, random.Random], bytes]) -> bytes:
+    """Change what is gzipped; or the bytes, where it cannot be inflated."""
+    try:
+        return gzip.compress(mutate(gzip.decompress(data), rng), 1, mtime=0)
+    except (OSError, EOFError, zlib.error):
+        return mutate_bytes(data, rng)
+
+
 def mutate_fits(data: bytes, rng: random.Random) -> bytes:
     """Change the cards of a header, keeping its blocks whole, or the bytes."""
     if data[:2] == b"\x1f\x8b" and rng.random() < 0.8:
-        try:
-            return gzip.compress(mutate_fits(gzip.decompress(data), rng), 1, mtime=0)
-        except (OSError, EOFError, zlib.error):
-            return mutate_bytes(data, rng)
+        return _mutate_within(data, rng, mutate_fits)
     headers = _headers_of(data)
     if not headers or rng.random() < 0.2:
         return mutate_bytes(data, rng)
@@ -298,10 +303,7 @@ def _mutate_tree(content: Any, rng: random.Random, make: Callable[[], Any]) -> A
 def mutate_packet(data: bytes, rng: random.Random) -> bytes:
     """Change the schema, the codec, a block or its records in a container that is whole; or change the bytes."""
     if data[:2] == b"\x1f\x8b" and rng.random() < 0.8:
-        try:
-            return gzip.compress(mutate_packet(gzip.decompress(data), rng), 1, mtime=0)
-        except (OSError, EOFError, zlib.error):
-            return mutate_bytes(data, rng)
+        return _mutate_within(data, rng, mutate_packet)
     if data[:4] != avro.MAGIC:
         return _mutate_records(data, rng)
     if rng.random() < 0.15:
