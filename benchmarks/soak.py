@@ -8,7 +8,8 @@ command's memory is printed, from its last start on. A table on a disk that is f
 mounted, which takes root.
 
 The broker is the cluster that librdkafka brings along, in a process of its own: it keeps 5 MB a partition, so that its
-memory does not grow either. Several topics hold enough alerts for the command to be never short of them.
+memory does not grow either. No partition is fed more than it keeps, and several topics hold enough alerts for the
+command to be never short of them.
 
     python benchmarks/soak.py [--minutes 60] [--threads 2]
 """
@@ -29,19 +30,27 @@ from pathlib import Path
 import numpy as np
 from alert_packets import FIRST_CANDID, describe, make_packets, replace_candid
 from alerts import make_model
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from machine import describe_machine
 
 from otrain_infer.alerts import iter_alerts
 
 PARTITIONS = 4
 TOPICS = [f"alerts{k}" for k in range(8)]
-UNDER_WAY = 1600
-"""Alerts that are fed and not yet scored: what the cluster keeps holds them all, whatever stands still."""
+PLACES = [(topic, part) for part in range(PARTITIONS) for topic in TOPICS]
+UNDER_WAY = 50
+"""Messages of a partition that are fed and not yet answered: the cluster keeps them all, whatever stands still."""
 
 CORRUPT = 0.05
 STANDSTILL = 12.0
 """How long the broker, or the command, stands still (s)."""
+
+SESSION = 20.0
+"""How long the group waits for a process that is gone (s). The cluster must not stand still meanwhile: it then forgets
+who waits to join, for good."""
+
+FULL_DISK = 200
+"""Alerts for the table on a full disk: fewer than the cluster keeps of one topic."""
 
 CLUSTER = """
 import time
@@ -67,21 +76,18 @@ def cluster() -> Iterator[tuple[str, int]]:
 def start(broker: str, model: Path, log: Path, threads: str, *target: str) -> subprocess.Popen:
     """Start the command."""
     told = ["--brokers", broker, "--topics", *TOPICS, "--group", "soak", "--start", "earliest", "--model", str(model)]
-    settings = ["consumer.session.timeout.ms=20000"]
+    settings = [f"consumer.session.timeout.ms={1000 * SESSION:.0f}"]
     more = ["--watch", "2", "--threads", threads, "--metrics-port", "0", "--kafka", *settings]
     command = [sys.executable, "-m", "otrain_infer.cli_stream", *told, *target, *more]
     with log.open("a") as file:
         return subprocess.Popen(command, stderr=file)
 
 
-def _produce(producer: Producer, content: bytes, number: int) -> None:
-    """Send a message to each partition of each topic in turn."""
-    partition, topic = divmod(number % (len(TOPICS) * PARTITIONS), len(TOPICS))
-    producer.produce(TOPICS[topic], content, partition=partition)
-
-
 class Feeder:
-    """Feeds alerts as fast as their results come, and counts both."""
+    """Feeds alerts as fast as their results come, and counts both.
+
+    A message is known by its candid, or, where it is corrupt, by a number of its own.
+    """
 
     def __init__(self, broker: str, packets: list[bytes]) -> None:
         self._producer = Producer({"bootstrap.servers": broker, "linger.ms": 0})
@@ -93,26 +99,47 @@ class Feeder:
         self.sent = self.corrupt = 0
         self.found: Counter[str] = Counter()
         self.dead: Counter[str] = Counter()
+        self._place_of: dict[str, int] = {}
+        self._under_way = [0] * len(PLACES)
+
+    @property
+    def answered(self) -> int:
+        """How many messages have been scored, or are dead letters."""
+        return len(self.found) + len(self.dead)
 
     def turn(self, feed: bool = True) -> None:
         """Feed what there is room for, and see what has come."""
-        while feed and self.sent + self.corrupt - len(self.found) - len(self.dead) < UNDER_WAY:
-            if self._rng.random() < CORRUPT:
-                content = f"corrupt {self.corrupt} ".encode() + self._rng.bytes(500)
-                self.corrupt += 1
-            else:
-                which = self.sent % len(self._packets)
-                content = replace_candid(self._packets[which], which, self.sent)
-                self.sent += 1
-            _produce(self._producer, content, self.sent + self.corrupt)
+        for place in range(len(PLACES)) if feed else ():
+            while self._under_way[place] < UNDER_WAY:
+                self._feed(place)
         self._producer.poll(0)
         for message in self._reader.consume(500, 0.01):
-            if message.error():
-                continue
-            if message.topic() == "dead":
-                self.dead[message.value()[:20].decode("ascii", "replace").split(" ")[1]] += 1
-            else:
-                self.found[json.loads(message.value())["candid"]] += 1
+            if not message.error():
+                self._find(message)
+
+    def _feed(self, place: int) -> None:
+        if self._rng.random() < CORRUPT:
+            name = str(self.corrupt)
+            content = f"corrupt {name} ".encode() + self._rng.bytes(500)
+            self.corrupt += 1
+        else:
+            name, which = str(FIRST_CANDID + self.sent), self.sent % len(self._packets)
+            content = replace_candid(self._packets[which], which, self.sent)
+            self.sent += 1
+        topic, partition = PLACES[place]
+        self._producer.produce(topic, content, partition=partition)
+        self._place_of[name] = place
+        self._under_way[place] += 1
+
+    def _find(self, message: Message) -> None:
+        if message.topic() == "dead":
+            found, name = self.dead, message.value()[:20].decode("ascii", "replace").split(" ")[1]
+        else:
+            found, name = self.found, json.loads(message.value())["candid"]
+        found[name] += 1
+        place = self._place_of.pop(name, None)
+        if place is not None:
+            self._under_way[place] -= 1
 
     def finish(self, patience: float) -> None:
         """Feed no more, and wait for what is under way."""
@@ -133,19 +160,20 @@ class Soak:
         self._models = [make_model(folder, raw).path.read_bytes() for _ in range(2)]
         self._model.write_bytes(self._models[0])
         self.feeder = Feeder(broker, packets)
-        self.memory: list[tuple[float, float]] = []
+        self.samples: list[tuple[float, float, int]] = []
         self.start()
 
     def start(self) -> None:
         target = ("--output-topic", "scores", "--dead-letter", "dead")
         self.process = start(self._broker, self._model, self._log, self._threads, *target)
-        self.memory.clear()
+        self.samples.clear()
 
     def kill(self) -> None:
-        """Kill -9, and start it again."""
+        """Kill -9, start it again, and wait until the group has it."""
         self.process.kill()
         self.process.wait()
         self.start()
+        self.work(1.5 * SESSION)
 
     def stop_broker(self) -> None:
         """The broker stands still."""
@@ -170,12 +198,12 @@ class Soak:
         os.kill(pid, signal.SIGCONT)
 
     def work(self, seconds: float) -> None:
-        """Feed, and look at the memory, for a while."""
+        """Feed, and look at the memory and at what has come, for a while."""
         until = time.monotonic() + seconds
         while (now := time.monotonic()) < until:
             self.feeder.turn()
-            if not self.memory or now - self.memory[-1][0] > 1:
-                self.memory.append((now, _resident(self.process.pid)))
+            if not self.samples or now - self.samples[-1][0] > 1:
+                self.samples.append((now, _resident(self.process.pid), self.feeder.answered))
             if self.process.poll() is not None:
                 raise SystemExit(f"otrain-stream ended by itself:\n{self._log.read_text()[-2000:]}")
 
@@ -191,9 +219,11 @@ def _resident(pid: int) -> float:
     return int(lines["VmRSS"].split()[0]) / 1000
 
 
-def print_memory(memory: list[tuple[float, float]]) -> None:
-    """Print the memory of the command, and its slope once it has warmed up."""
-    moments, sizes = np.array(memory).T
+def print_course(samples: list[tuple[float, float, int]]) -> None:
+    """Print how fast the command was, its memory, and the slope of that once it has warmed up."""
+    moments, sizes, answered = np.array(samples).T
+    rates = np.diff(answered) / np.diff(moments)
+    print(f"  {np.median(rates[rates > 0]):.0f} a second where nothing stood still (median)")
     warm = moments > moments[0] + 0.2 * (moments[-1] - moments[0])
     slope = 3600 * np.polyfit(moments[warm], sizes[warm], 1)[0]
     hours = (moments[-1] - moments[0]) / 3600
@@ -224,7 +254,7 @@ def soak(folder: Path, packets: list[bytes], minutes: float, threads: str) -> No
         faults["killed"] += 1
         rounds = (work.replace_by_rubbish, work.stop_broker, work.replace_by_another, work.stop_command)
         calm = min(60.0, 60 * minutes / 16)
-        while time.monotonic() + len(rounds) * (calm + STANDSTILL) < until:
+        while time.monotonic() + len(rounds) * calm + 2 * STANDSTILL < until:
             for fault in rounds:
                 work.work(calm)
                 fault()
@@ -233,7 +263,7 @@ def soak(folder: Path, packets: list[bytes], minutes: float, threads: str) -> No
         seconds = time.monotonic() - begun
         work.feeder.finish(120)
         print_outcome(work.feeder, seconds, work.end(), faults)
-        print_memory(work.memory)
+        print_course(work.samples)
 
 
 @contextmanager
@@ -262,8 +292,8 @@ def fill_disk(folder: Path, packets: list[bytes], threads: str) -> None:
         model = folder / "live.onnx"
         process = start(broker, model, folder / "disk.log", threads, "--output", str(disk / "scores.csv"))
         producer = Producer({"bootstrap.servers": broker})
-        for k in range(UNDER_WAY):
-            _produce(producer, packets[k % len(packets)], k)
+        for k in range(FULL_DISK):
+            producer.produce(TOPICS[0], packets[k % len(packets)], partition=k % PARTITIONS)
         producer.flush()
         time.sleep(15)
         waited = (folder / "disk.log").read_text().count("cannot grow")
@@ -272,7 +302,7 @@ def fill_disk(folder: Path, packets: list[bytes], threads: str) -> None:
         process.terminate()
         process.wait(60)
         rows = len((disk / "scores.csv").read_text().splitlines()) - 1
-        print(f"  a full disk: waited {waited} times; then {rows} of {UNDER_WAY} rows in the table")
+        print(f"  a full disk: waited {waited} times; then {rows} of {FULL_DISK} rows in the table")
 
 
 def main() -> None:
