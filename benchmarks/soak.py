@@ -5,13 +5,13 @@ messages 5 % are corrupt. Meanwhile, again and again: the file of the model is r
 the broker stands still; the command stands still; once, early, it is killed. In the end every candid has to have been
 delivered, more than once only around the kill, and every corrupt message to be among the dead letters; the slope of the
 command's memory is printed, from its last start on. A table on a disk that is full follows, where a small one can be
-mounted, which takes root.
+mounted, which takes root. Where a promise is broken the script ends with 1.
 
 The broker is the cluster that librdkafka brings along, in a process of its own: it keeps 5 MB a partition, so that its
 memory does not grow either. No partition is fed more than it keeps, and several topics hold enough alerts for the
 command to be never short of them.
 
-    python benchmarks/soak.py [--minutes 60] [--threads 2]
+    python benchmarks/soak.py [--minutes 60] [--standstill 12] [--threads 2]
 """
 
 import argparse
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,13 +42,6 @@ UNDER_WAY = 50
 """Messages of a partition that are fed and not yet answered: the cluster keeps them all, whatever stands still."""
 
 CORRUPT = 0.05
-STANDSTILL = 12.0
-"""How long the broker, or the command, stands still (s)."""
-
-SESSION = 20.0
-"""How long the group waits for a process that is gone (s). The cluster must not stand still meanwhile: it then forgets
-who waits to join, for good."""
-
 FULL_DISK = 200
 """Alerts for the table on a full disk: fewer than the cluster keeps of one topic."""
 
@@ -73,10 +66,10 @@ def cluster() -> Iterator[tuple[str, int]]:
         process.communicate()
 
 
-def start(broker: str, model: Path, log: Path, threads: str, *target: str) -> subprocess.Popen:
-    """Start the command."""
+def start(broker: str, model: Path, log: Path, threads: str, session: float, *target: str) -> subprocess.Popen:
+    """Start the command, for which the group waits so many seconds once it is gone."""
     told = ["--brokers", broker, "--topics", *TOPICS, "--group", "soak", "--start", "earliest", "--model", str(model)]
-    settings = [f"consumer.session.timeout.ms={1000 * SESSION:.0f}"]
+    settings = [f"consumer.session.timeout.ms={1000 * session:.0f}"]
     more = ["--watch", "2", "--threads", threads, "--metrics-port", "0", "--kafka", *settings]
     command = [sys.executable, "-m", "otrain_infer.cli_stream", *told, *target, *more]
     with log.open("a") as file:
@@ -151,10 +144,19 @@ class Feeder:
 
 
 class Soak:
-    """The command at work, and what is done to it."""
+    """The command at work, and what is done to it.
 
-    def __init__(self, broker: str, broker_pid: int, folder: Path, packets: list[bytes], threads: str) -> None:
+    Parameters
+    ----------
+    standstill
+        How long the broker, or the command, stands still (s).
+    """
+
+    def __init__(
+        self, broker: str, broker_pid: int, folder: Path, packets: list[bytes], threads: str, standstill: float
+    ) -> None:
         self._broker, self._broker_pid, self._threads = broker, broker_pid, threads
+        self._standstill, self._session = standstill, 2 * standstill
         self._model, self._log = folder / "live.onnx", folder / "log"
         raw = next(iter_alerts(packets[:128], planes=("SCI", "REF", "DIFF"), size=(63, 63))).pixels
         self._models = [make_model(folder, raw).path.read_bytes() for _ in range(2)]
@@ -165,15 +167,18 @@ class Soak:
 
     def start(self) -> None:
         target = ("--output-topic", "scores", "--dead-letter", "dead")
-        self.process = start(self._broker, self._model, self._log, self._threads, *target)
+        self.process = start(self._broker, self._model, self._log, self._threads, self._session, *target)
         self.samples.clear()
 
     def kill(self) -> None:
-        """Kill -9, start it again, and wait until the group has it."""
+        """Kill -9, start it again, and wait until the group has it.
+
+        The cluster must not stand still meanwhile: it then forgets who waits to join, for good.
+        """
         self.process.kill()
         self.process.wait()
         self.start()
-        self.work(1.5 * SESSION)
+        self.work(1.5 * self._session)
 
     def stop_broker(self) -> None:
         """The broker stands still."""
@@ -194,7 +199,7 @@ class Soak:
 
     def _stand_still(self, pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
-        self.work(STANDSTILL)
+        self.work(self._standstill)
         os.kill(pid, signal.SIGCONT)
 
     def work(self, seconds: float) -> None:
@@ -231,8 +236,8 @@ def print_course(samples: list[tuple[float, float, int]]) -> None:
     print(f"slope {slope:+.1f} MB an hour, over {hours:.2f} h")
 
 
-def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str]) -> None:
-    """Print what has become of all that was fed."""
+def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str]) -> bool:
+    """Print what has become of all that was fed; tell whether that is what was promised."""
     wanted = {str(FIRST_CANDID + k) for k in range(feeder.sent)}
     again = sum(feeder.found.values()) - len(feeder.found)
     print(f"  {feeder.sent} alerts and {feeder.corrupt} corrupt messages in {seconds / 60:.1f} minutes,", end=" ")
@@ -240,13 +245,17 @@ def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str
     print("    " + ", ".join(f"{times} x {what}" for what, times in faults.items()))
     lost, strange = len(wanted - set(feeder.found)), len(set(feeder.found) - wanted)
     print(f"  {lost} alerts lost, {again} delivered again, {strange} that were never sent")
-    print(f"  {feeder.corrupt - len(feeder.dead)} corrupt messages not among the dead letters")
-    print(f"  models: {said.count('takes the place of')} taken, {said.count('is not taken')} refused")
+    print(f"  {(not_put_aside := feeder.corrupt - len(feeder.dead))} corrupt messages not among the dead letters")
+    taken, refused = said.count("takes the place of"), said.count("is not taken")
+    print(f"  models: {taken} taken, {refused} refused")
+    models = taken == faults["replace by another"] and refused == faults["replace by rubbish"]
+    return not (lost or strange or not_put_aside) and again <= UNDER_WAY * len(PLACES) * faults["killed"] and models
 
 
-def soak(folder: Path, packets: list[bytes], minutes: float, threads: str) -> None:
+def soak(folder: Path, packets: list[bytes], minutes: float, threads: str, standstill: float) -> bool:
+    """Let it work for so long; tell whether all was kept that is promised."""
     with cluster() as (broker, pid):
-        work = Soak(broker, pid, folder, packets, threads)
+        work = Soak(broker, pid, folder, packets, threads, standstill)
         begun, faults = time.monotonic(), Counter()
         until = begun + 60 * minutes
         work.work(min(60, 3 * minutes) + 10)
@@ -254,7 +263,7 @@ def soak(folder: Path, packets: list[bytes], minutes: float, threads: str) -> No
         faults["killed"] += 1
         rounds = (work.replace_by_rubbish, work.stop_broker, work.replace_by_another, work.stop_command)
         calm = min(60.0, 60 * minutes / 16)
-        while time.monotonic() + len(rounds) * calm + 2 * STANDSTILL < until:
+        while time.monotonic() + len(rounds) * calm + 2 * standstill < until:
             for fault in rounds:
                 work.work(calm)
                 fault()
@@ -262,8 +271,9 @@ def soak(folder: Path, packets: list[bytes], minutes: float, threads: str) -> No
         work.work(max(0.0, until - time.monotonic()))
         seconds = time.monotonic() - begun
         work.feeder.finish(120)
-        print_outcome(work.feeder, seconds, work.end(), faults)
+        kept = print_outcome(work.feeder, seconds, work.end(), faults)
         print_course(work.samples)
+        return kept
 
 
 @contextmanager
@@ -281,41 +291,51 @@ def small_disk(folder: Path, megabytes: int = 1) -> Iterator[Path | None]:
         subprocess.run(["/bin/umount", "-l", str(place)], check=True)
 
 
-def fill_disk(folder: Path, packets: list[bytes], threads: str) -> None:
-    """Let a table grow on a disk until it is full, and see that it goes on when there is room."""
+def fill_disk(folder: Path, packets: list[bytes], threads: str) -> bool:
+    """Let a table grow on a disk until it is full; tell whether it goes on when there is room, and all is in it."""
     with small_disk(folder) as disk, cluster() as (broker, _):
         if disk is None:
             print("  a full disk: skipped, for none can be mounted here")
-            return
+            return True
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(1_040_000))
-        model = folder / "live.onnx"
-        process = start(broker, model, folder / "disk.log", threads, "--output", str(disk / "scores.csv"))
+        model, log, table = folder / "live.onnx", folder / "disk.log", disk / "scores.csv"
+        process = start(broker, model, log, threads, 20, "--output", str(table))
         producer = Producer({"bootstrap.servers": broker})
         for k in range(FULL_DISK):
             producer.produce(TOPICS[0], packets[k % len(packets)], partition=k % PARTITIONS)
         producer.flush()
-        time.sleep(15)
-        waited = (folder / "disk.log").read_text().count("cannot grow")
+        wait_until(lambda: log.read_text().count("cannot grow") > 1)
+        waited = log.read_text().count("cannot grow")
         ballast.unlink()
-        time.sleep(5)
+        wait_until(lambda: len(table.read_text().splitlines()) > FULL_DISK)
         process.terminate()
         process.wait(60)
-        rows = len((disk / "scores.csv").read_text().splitlines()) - 1
+        rows = len(table.read_text().splitlines()) - 1
         print(f"  a full disk: waited {waited} times; then {rows} of {FULL_DISK} rows in the table")
+        return waited > 0 and rows == FULL_DISK
+
+
+def wait_until(condition: Callable[[], bool], patience: float = 60) -> None:
+    """Wait until something is so, or for so many seconds."""
+    until = time.monotonic() + patience
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--standstill", type=float, default=12)
     parser.add_argument("--threads", default="2")
     options = parser.parse_args()
     print(describe_machine())
     with tempfile.TemporaryDirectory() as place:
         packets = make_packets(480, Path(place))
         print(f"{describe()}, {np.mean([*map(len, packets)]) / 1000:.0f} kB each")
-        soak(Path(place), packets, options.minutes, options.threads)
-        fill_disk(Path(place), packets, options.threads)
+        kept = soak(Path(place), packets, options.minutes, options.threads, options.standstill)
+        kept &= fill_disk(Path(place), packets, options.threads)
+    raise SystemExit(0 if kept else 1)
 
 
 if __name__ == "__main__":

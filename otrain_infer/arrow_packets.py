@@ -150,8 +150,7 @@ def layout_of(schema: Any, mapping: PacketMapping | None = None) -> PacketMappin
 def choose_mapping(present: Collection[str], mapping: PacketMapping | None = None) -> PacketMapping:
     """Choose as `layout_of` does, by the paths of the fields that there are."""
     if mapping:
-        if not any(path in present for choice in mapping.planes.values() for path in choice):
-            raise PacketError(f"its schema has none of the stamps of the mapping {mapping.name}")
+        mapping.check(present)
         return mapping
     for known in known_surveys():
         # Where a survey is told by nothing but the name of its record, a table does not tell.

@@ -1,8 +1,10 @@
 """Where the packets of a survey keep what makes a cutout: one YAML file tells it for each survey."""
 
+import itertools
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as with_default
 from functools import cache, cached_property
@@ -14,7 +16,9 @@ import numpy.typing as npt
 
 from otrain_infer.card import PLANES
 from otrain_infer.cutouts import NUMBERS, TEXTS
-from otrain_infer.errors import MissingExtraError, UsageError, in_brief
+from otrain_infer.errors import MissingExtraError, PacketError, UsageError, in_brief
+
+log = logging.getLogger(__name__)
 
 Numbers = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -213,11 +217,15 @@ class PacketMapping:
     stamp: tuple[int, ...] = ()
 
     @cached_property
+    def choices(self) -> dict[str, list[Choice]]:
+        """Plane or column -> what it is chosen from."""
+        of_planes = {plane: [choice] for plane, choice in self.planes.items()}
+        return of_planes | {name: _choices(column) for name, column in self.columns.items()}
+
+    @cached_property
     def paths(self) -> tuple[str, ...]:
         """Every field that is needed, once."""
-        choices = [*self.planes.values(), self.known_by]
-        for column in self.columns.values():
-            choices += [each for each in _values(column) if isinstance(each, tuple)]
+        choices = [*itertools.chain(*self.choices.values()), self.known_by]
         return tuple(dict.fromkeys(path for choice in choices for path in choice))
 
     @cached_property
@@ -254,6 +262,22 @@ class PacketMapping:
     def recognises(self, record: str, present: Iterable[str]) -> bool:
         """Tell whether packets are this survey's, by the name of their record and the fields that they have."""
         return record == self.record or (bool(self.known_by) and set(self.known_by) <= set(present))
+
+    def check(self, present: Collection[str]) -> None:
+        """Make sure that packets with these fields have a stamp; what else they have no field of is logged.
+
+        Raises
+        ------
+        PacketError
+            When they have none.
+        """
+        missing = [
+            name for name, choices in self.choices.items() if not all(set(choice) & set(present) for choice in choices)
+        ]
+        if self.planes.keys() <= set(missing):
+            raise PacketError(f"its schema has none of the stamps of the mapping {self.name}")
+        if missing:
+            log.warning("these packets have no field that the mapping %s has for %s", self.name, ", ".join(missing))
 
 
 @cache
@@ -410,5 +434,6 @@ def _names(kind: type) -> list[str]:
     return [each.name for each in fields(kind)]
 
 
-def _values(column: Any) -> list[Any]:
-    return [getattr(column, name) for name in _names(type(column))]
+def _choices(column: Any) -> list[Choice]:
+    values = [getattr(column, name) for name in _names(type(column))]
+    return [value for value in values if isinstance(value, tuple)]

@@ -298,8 +298,8 @@ class PacketReader:
         for mapping in (self._mapping,) if self._mapping else known_surveys():
             program = avro.compile_schema(schema, mapping.paths)
             present = {mapping.paths[slot] for slot in program.present}
-            if self._mapping and not any(present.intersection(choice) for choice in mapping.planes.values()):
-                raise PacketError(f"its schema has none of the stamps of the mapping {mapping.name}")
+            if self._mapping:
+                mapping.check(present)
             if self._mapping or mapping.recognises(program.name, present):
                 return self._share(Layout(program, mapping))
         names = ", ".join(mapping.name for mapping in known_surveys())

@@ -24,7 +24,7 @@ from otrain_infer.cli import infer
 from otrain_infer.cutouts import Cutouts
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import CutoutFlag as Flag
-from otrain_infer.mapping import Field, PacketMapping, known_surveys, load_mapping
+from otrain_infer.mapping import Constant, Field, Magnitude, MagnitudeError, PacketMapping, known_surveys, load_mapping
 from otrain_infer.schemas import open_schemas
 from otrain_infer.table import read_table
 
@@ -346,6 +346,19 @@ def test_packets_of_any_other_kind_are_read_through_a_mapping(tmp_path):
     assert "none of the stamps of the mapping mine" in wrong.reasons[0]
     (missing,) = iter_alerts(file.getvalue(), planes=("SCI", "DIFF"), size=(63, 63), mapping=mapping)
     assert missing.flags[0] & Flag.MISSING_PLANE
+
+
+def test_what_a_mapping_names_and_packets_have_not_is_told_once_for_each_schema(caplog):
+    names = {"MAG": Magnitude(("candidate.flux",), 20.0), "RA": Field(("candidate.ra",)), "OBJECT": Constant("x")}
+    names["MAGERR"] = MagnitudeError(("candidate.sigma",), ("candidate.magpsf",))
+    planes = {"SCI": ("cutoutScience.stampData",), "REF": ("cutoutReference.stampData",)}
+    mapping = PacketMapping("mine", planes, names)
+    sources = [container("ztf", alert("ztf"))] * 3
+    read(*sources, mapping=mapping)
+    told = "these packets have no field that the mapping mine has for REF, MAG, MAGERR"
+    assert [record.message for record in caplog.records] == [told]
+    read(*sources)
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
