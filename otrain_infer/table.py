@@ -227,7 +227,10 @@ def read_table(path: str | os.PathLike[str]) -> "Table":
             from pyarrow import parquet  # astropy would ask for pandas as well
 
             return Table(parquet.read_table(path).to_pydict())
-        return Table.read(path, format=table_format)
+        table = Table.read(path, format=table_format)
+        if not table.colnames:
+            raise ValueError("it has no columns")
+        return table
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise SourceError(f"the table '{path}' cannot be read ({error.strerror})") from None
     except (OSError, ValueError) as error:

@@ -172,7 +172,8 @@ def test_endings_and_files_that_are_refused(table, tmp_path):
     with pytest.raises(UsageError, match="does not end in one of"):
         write_table(table, tmp_path / "scores.xlsx")
     (tmp_path / "bad.ecsv").write_text("no table")
-    for name in ("none.dat", "bad.ecsv"):
+    (tmp_path / "empty.csv").touch()
+    for name in ("none.dat", "bad.ecsv", "empty.csv"):
         with pytest.raises(SourceError, match="cannot be read"):
             read_table(tmp_path / name)
 
