@@ -15,9 +15,9 @@ from otrain_infer.errors import PacketError, UsageError
 from otrain_infer.flags import CutoutFlag
 from otrain_infer.lending import Lender
 from otrain_infer.mapping import EDGE, PacketMapping, Packets
-from otrain_infer.packet_sources import is_parquet, iter_packets, list_packets
+from otrain_infer.packet_sources import is_parquet, iter_packets, list_packets, weigh
 from otrain_infer.packets import PacketReader, Run, Schemas
-from otrain_infer.sources import Buffer, Source
+from otrain_infer.sources import LARGEST_PART, Buffer, Source
 from otrain_infer.stamps import decode_stamps
 
 Job = Sequence[Source] | Run
@@ -71,7 +71,7 @@ class AlertReader:
                 for table in these:
                     yield from self._iter_rows(os.fsdecode(cast("str", table)))
             else:
-                yield from gather(these, CHUNK)
+                yield from gather(these, CHUNK, weigh, LARGEST_PART)
 
     def read(self, job: Job) -> Iterator[Cutouts]:
         """Read a job, in parts of at most `CHUNK` alerts."""
@@ -113,7 +113,7 @@ class AlertReader:
     def _cut_out_run(self, run: Run) -> Iterator[tuple[Cutouts, npt.NDArray[np.int64]]]:
         for start in range(0, len(run.names), CHUNK):
             rows = slice(start, start + CHUNK)
-            damaged = {row - start: why for row, why in run.reasons.items() if start <= row < start + CHUNK}
+            damaged = {row: run.reasons[start + row] for row in range(CHUNK) if start + row in run.reasons}
             if run.packets is None:
                 cutouts = self._cut_out_nothing(run.names[rows], damaged)
             else:
@@ -138,6 +138,8 @@ class AlertReader:
         edge = columns.pop(EDGE)
         header = clean_header(columns)
         positions = np.stack([header["YPOS"], header["XPOS"]], axis=1)
+        if mapping.filled:
+            positions[:] = np.nan
         stamps = [mapping.read_stamps(packets, plane) for plane in self.planes]
         with _stamp_buffers.lend() as buffer:
             found = decode_stamps(stamps, self.planes, positions, self.side, pixels, buffer)

@@ -117,6 +117,11 @@ def _as_bytes(array: Any) -> Any:
 
 def _values(array: Any) -> list[Any]:
     # As bytes, for a text need not be the UTF-8 that it should be.
+    if types.is_temporal(array.type):  # of which Python knows not all
+        try:
+            array = array.cast(pa.string())
+        except pa.ArrowException:
+            array = pa.nulls(len(array))
     values: list[Any] = (_as_bytes(array) if _is_text(array) else array).to_pylist()
     return values
 
@@ -220,6 +225,6 @@ def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
         Path(path).stat()  # says in a word what Arrow would say at length
         with parquet.ParquetFile(path) as file:
             yield file
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise PacketError(f"the Parquet file '{os.fsdecode(path)}' cannot be read ({said})") from None

@@ -36,6 +36,9 @@ LONGEST_SYMBOL = 256
 LARGEST_FIXED = 1 << 30
 """A fixed of more bytes than this fits in no block."""
 
+LARGEST_SCALE = 256
+"""A decimal with more digits behind the point than this is no number of an alert."""
+
 LONGEST_LONG = 10
 """Bytes that a number may take."""
 
@@ -87,7 +90,7 @@ class Program:
     name
         The full name of the record.
     present
-        The wanted fields that the schema has.
+        The wanted fields that the schema has, other than structures.
     scales
         Of the wanted fields that are decimals: how many of their digits are behind the point.
     least
@@ -175,24 +178,28 @@ class _Compiler:
                 self.learn_names(branch, namespace)
         if not isinstance(schema, dict):
             return
-        if schema["type"] in _NAMED:
+        kind = schema["type"]
+        if kind in _NAMED:
             name = full_name(schema, namespace)
             namespace = name.rpartition(".")[0]
             self._named[name] = (schema, namespace)
-        for field in schema.get("fields", ()):
-            self.learn_names(field["type"], namespace)
-        for inner in ("type", "items", "values"):
-            self.learn_names(schema.get(inner), namespace)
+        if kind in ("record", "error"):
+            for field in schema["fields"]:
+                self.learn_names(field["type"], namespace)
+        elif kind in ("array", "map"):
+            self.learn_names(schema["items" if kind == "array" else "values"], namespace)
+        else:
+            self.learn_names(kind, namespace)
 
     def add(self, schema: Schema, namespace: str, slot: int, slots: Slots) -> int:
         """Add the nodes of a type, the outermost first; give its number.
 
         `slot` tells which of the wanted fields it is, or -1; `slots` which are within it.
         """
-        if slot >= 0:
-            self._present.add(slot)
-            if isinstance(schema, dict) and schema.get("logicalType") == "decimal":
-                self._scales[slot] = int(schema.get("scale", 0))
+        if slot >= 0 and isinstance(schema, dict) and schema.get("logicalType") == "decimal":
+            self._scales[slot] = int(schema.get("scale", 0))
+            if not 0 <= self._scales[slot] <= LARGEST_SCALE:
+                raise ValueError(f"a decimal of {self._scales[slot]} digits behind the point")
         if isinstance(schema, list):
             return self._add_owner(kernels.UNION, [(branch, slot, slots) for branch in schema], namespace)
         if isinstance(schema, dict) and (isinstance(schema["type"], list | dict) or schema["type"] not in _COMPOUND):
@@ -243,6 +250,8 @@ class _Compiler:
     def _add_node(self, *node: int) -> int:
         if len(self._nodes) == MOST_NODES:
             raise ValueError(f"more than {MOST_NODES} fields")
+        if node[-1] >= 0 and node[0] != kernels.ABSENT:
+            self._present.add(node[-1])
         self._nodes.append([*node])
         self._least.append(_LEAST.get(node[0], node[1] if node[0] == kernels.FIXED else 0))
         return len(self._nodes) - 1

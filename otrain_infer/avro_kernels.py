@@ -18,7 +18,7 @@ VALUE, STOP = 1, 2
 DEPTH = 64
 """Records, arrays and maps that may lie within each other."""
 
-# Steps taken for each byte of a record, and besides: more are only taken where nothing but nulls is told.
+# Steps taken for each byte of a block, and besides: more are only taken where nothing but nulls is told.
 _STEPS_A_BYTE, _STEPS = 16, 100_000
 
 _SPAN = "uint8[::1], int64, int64"
@@ -105,8 +105,8 @@ def _next_item(data, at, stop, keyed, left):  # type: ignore[no-untyped-def]
     return at, left - 1
 
 
-@kernel(f"int64({_SPAN}, int64[:, ::1], int64[::1], int64[:, ::1], int64[:, ::1])")
-def walk(data, start, stop, nodes, children, stack, found):  # type: ignore[no-untyped-def]
+@kernel(f"int64({_SPAN}, int64[:, ::1], int64[::1], int64[:, ::1], int64[::1], int64[:, ::1])")
+def walk(data, start, stop, nodes, children, stack, steps, found):  # type: ignore[no-untyped-def]
     """Walk one record.
 
     Parameters
@@ -117,6 +117,8 @@ def walk(data, start, stop, nodes, children, stack, found):  # type: ignore[no-u
         Of `avro.Program`.
     stack
         To work with, int64 (DEPTH, 2): what is being walked, and how many of its fields or items are left.
+    steps
+        How many may still be taken, int64 (1,), and then are.
     found
         To be filled, int64 (slots, 3), ABSENT before.
 
@@ -127,9 +129,8 @@ def walk(data, start, stop, nodes, children, stack, found):  # type: ignore[no-u
     """
     at, depth, node = start, 0, 0
     owner, left = -1, np.int64(0)
-    budget = _STEPS_A_BYTE * (stop - start) + _STEPS
-    while budget > 0:
-        budget -= 1
+    while steps[0] > 0:
+        steps[0] -= 1
         kind = nodes[node, KIND]
         while kind == UNION:
             branch, at = _read_long(data, at, stop)
@@ -190,14 +191,15 @@ def walk_blocks(data, blocks, nodes, children, found, ends):  # type: ignore[no-
         To be filled, int64 (n,): where each record ends; -1 for one that is damaged and for those behind it in its
         block, -2 for all of a block that the records do not fill.
     """
-    stack = np.zeros((DEPTH, 2), np.int64)
+    stack, steps = np.zeros((DEPTH, 2), np.int64), np.zeros(1, np.int64)
     row = 0
     for b in range(blocks.shape[0]):
         at, stop, first = blocks[b, 0], blocks[b, 1], row
+        steps[0] = _STEPS_A_BYTE * (stop - at) + _STEPS
         for _ in range(blocks[b, 2]):
             found[row, :, KIND] = ABSENT
             if at >= 0:
-                at = walk(data, at, stop, nodes, children, stack, found[row])
+                at = walk(data, at, stop, nodes, children, stack, steps, found[row])
             ends[row] = at
             row += 1
         if 0 <= at < stop:

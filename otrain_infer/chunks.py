@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 
@@ -26,10 +25,17 @@ def split(items: S, length: int) -> Iterator[S]:
         yield items[start : start + length]
 
 
-def gather(items: Iterable[T], length: int) -> Iterator[list[T]]:
-    """Gather consecutive items into lists of `length`; the last may be shorter."""
-    remaining = iter(items)
-    while chunk := [*islice(remaining, length)]:
+def gather(items: Iterable[T], length: int, weigh: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Gather consecutive items into lists of `length`; of fewer at the end, and where they weigh `most` or more."""
+    chunk: list[T] = []
+    weight = 0
+    for item in items:
+        chunk.append(item)
+        weight += weigh(item)
+        if len(chunk) == length or weight >= most:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
         yield chunk
 
 

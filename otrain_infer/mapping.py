@@ -207,6 +207,8 @@ class PacketMapping:
     stamp
         (ny, nx) of a whole stamp (pixels): a smaller one has been cut at the edge of its image. Empty if they come in
         any size.
+    filled
+        Whether stamps are filled beyond the edge of their image, so that none is ever cut there.
     """
 
     name: str
@@ -215,6 +217,7 @@ class PacketMapping:
     record: str = ""
     known_by: Choice = ()
     stamp: tuple[int, ...] = ()
+    filled: bool = False
 
     @cached_property
     def choices(self) -> dict[str, list[Choice]]:
@@ -246,17 +249,18 @@ class PacketMapping:
         return np.full(len(chooser), "" if as_text else math.nan)
 
     def read_stamps(self, packets: Packets, plane: str) -> Stamps:
-        """Give the stamps of a plane as `Packets.stamps` does; none where the survey has no such plane.
-
-        Of several fields the first counts that any of the packets has.
-        """
-        choice = self.planes.get(plane, ())
-        if not choice:
-            return np.empty(0, np.uint8), np.zeros((len(packets), 2), np.int64)
-        for path in choice:
-            data, bounds = packets.stamps(self.slots[path])
-            if (bounds[:, 0] < bounds[:, 1]).any():
+        """Give the stamps of a plane as `Packets.stamps` does; none where the survey has no such plane."""
+        data, bounds = np.empty(0, np.uint8), np.zeros((len(packets), 2), np.int64)
+        for path in self.planes.get(plane, ()):
+            missing = bounds[:, 0] >= bounds[:, 1]
+            if not missing.any():
                 break
+            more, others = packets.stamps(self.slots[path])
+            found = missing & (others[:, 0] < others[:, 1])
+            if found.any() and not missing.all() and more is not data:  # what was found before lies elsewhere
+                more, others = np.concatenate([data, more]), others + len(data)
+            if found.any():
+                data, bounds = more, np.where(found[:, None], others, bounds)
         return data, bounds
 
     def recognises(self, record: str, present: Iterable[str]) -> bool:
@@ -344,8 +348,9 @@ def _mapping(content: Any, name: str) -> PacketMapping:
         raise ValueError("it tells no plane")
     known_by = _choice(content["known_by"]) if "known_by" in content else ()
     stamp = _stamp(content.get("stamp", []))
+    filled = _flag(content.get("filled", False))
     named, record = (_text(content.get(key, other)) for key, other in (("name", name), ("record", "")))
-    return PacketMapping(named, planes, columns, record, known_by, stamp)
+    return PacketMapping(named, planes, columns, record, known_by, stamp, filled)
 
 
 def _stamp(told: Any) -> tuple[int, ...]:

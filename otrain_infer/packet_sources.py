@@ -108,6 +108,11 @@ def is_parquet(source: Any) -> bool:
     return isinstance(source, str | os.PathLike) and os.fsdecode(source).lower().endswith(".parquet")
 
 
+def weigh(source: Source) -> int:
+    """Give the bytes of a source that are in memory already."""
+    return memoryview(source).nbytes if isinstance(source, bytes | bytearray | memoryview) else 0
+
+
 def list_packets(sources: Source | Iterable[Source]) -> list[Source]:
     """List what there is to read: a folder stands for the packets in it, sorted by name, anything else for itself.
 
@@ -171,6 +176,9 @@ def _iter_members(path: str) -> Iterator[Any]:
                 empty = False
                 if entry.size > LARGEST_FILE:
                     yield Broken(name, f"larger than {LARGEST_FILE >> 20} MiB, so not a packet")
+                    continue
+                if entry.issparse():
+                    yield Broken(name, "a sparse file, which no packet is")
                     continue
                 file = tar.extractfile(entry)
                 member = Member(file.read() if file else b"")

@@ -4,7 +4,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import Context, Decimal
+from time import monotonic
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,9 @@ from otrain_infer.sources import LARGEST_PART, Buffer, Source, load_in_parts, na
 SCHEMAS_KEPT = 64
 """Of so many schemas what was made of them is kept."""
 
+REFUSED_FOR = 30.0
+"""How long a schema that cannot be had, or used, is not looked for again (s)."""
+
 HEADERS_KEPT = 4
 """Containers of one source begin alike: so many beginnings are looked for before one is read."""
 
@@ -37,6 +41,7 @@ _BYTES = (kernels.BYTES, kernels.FIXED)
 # Kind -> whether it is one of these: for a few rows, numpy's isin takes ten times as long.
 _IS_WHOLE, _IS_REAL, _IS_BYTES = (np.isin(np.arange(kernels.UNION), kinds) for kinds in (_WHOLE, _REAL, _BYTES))
 _NOTHING: Block = (0, 0, 1)
+_EXACTLY = Context(prec=4 * LONGEST_TEXT)
 
 
 class Schemas(Protocol):
@@ -109,7 +114,7 @@ class AvroPackets:
         kind, value, stop = map(int, self.found[row, slot].tolist())
         if kind in _BYTES and slot in self.layout.program.scales:
             digits = int.from_bytes(self.data[value : min(stop, value + LONGEST_TEXT)].tobytes(), signed=True)
-            return str(Decimal(digits).scaleb(-self.layout.program.scales[slot]))[:LONGEST_TEXT]
+            return f"{Decimal(digits).scaleb(-self.layout.program.scales[slot], _EXACTLY):f}"[:LONGEST_TEXT]
         if kind in _BYTES:
             text: str = self.data[value : min(stop, value + 4 * LONGEST_TEXT)].tobytes().decode("utf-8", "replace")
             return text.strip()[:LONGEST_TEXT]
@@ -169,6 +174,14 @@ class _Entries:
     rows: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why a schema is of no use, and until when that is taken for granted (s, `time.monotonic`)."""
+
+    why: str
+    until: float
+
+
 class PacketReader:
     """Reads packets; good for several threads at once.
 
@@ -182,7 +195,7 @@ class PacketReader:
 
     def __init__(self, mapping: PacketMapping | None = None, schemas: Schemas | None = None) -> None:
         self._mapping, self._schemas = mapping, schemas
-        self._layouts: OrderedDict[bytes | int | None, Layout | str] = OrderedDict()
+        self._layouts: OrderedDict[bytes | int | None, Layout | _Refused] = OrderedDict()
         self._headers: tuple[tuple[bytes, avro.Header, Layout], ...] = ()
 
     def read_runs(self, sources: Sequence[Source], buffer: Buffer) -> Iterator[Run]:
@@ -282,16 +295,16 @@ class PacketReader:
 
     def _layout(self, key: bytes | int | None, find: Callable[[], avro.Schema]) -> Layout:
         made = self._layouts.get(key)
-        if made is None:
+        if made is None or (isinstance(made, _Refused) and made.until < monotonic()):
             try:
                 made = self._make_layout(find())
             except PacketError as error:
-                made = str(error)
+                made = _Refused(str(error), monotonic() + REFUSED_FOR)
             self._layouts[key] = made
             if len(self._layouts) > SCHEMAS_KEPT:
                 self._layouts.popitem(last=False)
-        if isinstance(made, str):
-            raise PacketError(made)
+        if isinstance(made, _Refused):
+            raise PacketError(made.why)
         return made
 
     def _make_layout(self, schema: avro.Schema) -> Layout:

@@ -57,11 +57,14 @@ class SchemaFolder:
             raise UsageError(f"in the folder '{path}' is no schema that is named by its number, such as 704.avsc")
 
     def find(self, number: int | None) -> avro.Schema:
-        """Give the schema of a number; raises PacketError where there is none."""
+        """Give the schema of a number; raises PacketError where there is none, or none that can be used."""
         path = self._path / f"{_told(number)}.avsc"
         if not path.is_file():
             raise PacketError(f"its schema {number} is not in the folder '{self._path}'")
-        return load_schema(path)
+        try:
+            return load_schema(path)
+        except UsageError as error:  # a file that is still being copied, say
+            raise PacketError(str(error)) from None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

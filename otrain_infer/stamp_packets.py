@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import groupby
 from numbers import Real
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -86,15 +88,19 @@ def _number(value: Any) -> float:
     if isinstance(value, str | bytes):
         return as_number(_text(value))
     try:
-        return float(value) if isinstance(value, Real) else np.nan
-    except OverflowError:  # a whole number that no float holds
+        return float(value) if isinstance(value, Real | Decimal) else np.nan
+    except (OverflowError, ValueError):  # a whole number that no float holds
         return np.nan
 
 
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value[: 4 * LONGEST_TEXT].decode("utf-8", "replace")
-    told = isinstance(value, str | np.bool_) or (isinstance(value, Real) and value == value)  # NaN is no text in pandas
+    if isinstance(value, Decimal):
+        value = f"{value:f}" if value.is_finite() else ""
+    if isinstance(value, float | np.floating) and float(value).is_integer():  # as other ways of reading write it
+        value = int(value)
+    told = isinstance(value, str | np.bool_ | UUID) or (isinstance(value, Real) and value == value)  # NaN is none
     return str(value).strip()[:LONGEST_TEXT] if told else ""
 
 

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import subprocess
 import tarfile
 import threading
+import time
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,11 +22,13 @@ from packet_files import CUTOUTS, SCHEMAS, SMALL, alert, container, images, mess
 
 from otrain_infer import Scorer, packet_sources
 from otrain_infer.alerts import AlertReader, iter_alerts
+from otrain_infer.avro import MAGIC, read_header
 from otrain_infer.cli import infer
 from otrain_infer.cutouts import Cutouts
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import CutoutFlag as Flag
 from otrain_infer.mapping import Constant, Field, Magnitude, MagnitudeError, PacketMapping, known_surveys, load_mapping
+from otrain_infer.packets import REFUSED_FOR
 from otrain_infer.schemas import open_schemas
 from otrain_infer.table import read_table
 
@@ -422,6 +426,106 @@ def test_decimals_are_numbers(kind):
     assert cutouts.header["CANDID"].tolist() == [str(2**62 + 1), "-7"]
     np.testing.assert_array_equal(cutouts.header["RA"], [12.345, np.nan])
     np.testing.assert_array_equal(cutouts.header["DEC"], [-0.5, 89.999])
+
+
+def decimal_packet(scale, digits):
+    """A packet of which fastavro may refuse the schema: only its records are as fastavro writes them."""
+
+    def schema(kind):
+        fields = {"image": "bytes", "id": kind}
+        return {"type": "record", "name": "mine", "fields": [{"name": k, "type": v} for k, v in fields.items()]}
+
+    file = io.BytesIO()
+    record = {"image": stamp(images(0)[2]), "id": digits.to_bytes(30, "big", signed=True)}
+    fastavro.writer(file, schema("bytes"), [record], sync_marker=bytes(16))
+    content = file.getvalue()
+    told = schema({"type": "bytes", "logicalType": "decimal", "precision": 60, "scale": scale})
+    header = io.BytesIO()
+    fastavro.schemaless_writer(header, {"type": "map", "values": "bytes"}, {"avro.schema": json.dumps(told).encode()})
+    return MAGIC + header.getvalue() + content[read_header(memoryview(content), 0, len(content)).stop - 16 :]
+
+
+@pytest.mark.parametrize("scale", [3_000_000, -1_100_000, 257, -1])
+def test_a_decimal_that_no_number_is_costs_its_packet_alone(scale):
+    mapping = PacketMapping("mine", {"DIFF": ("image",)}, {"CANDID": Field(("id",))})
+    odd, good = decimal_packet(scale, 12), decimal_packet(0, 12)
+    cutouts = Cutouts.concatenate(list(iter_alerts([odd, good], planes=("DIFF",), size=(63, 63), mapping=mapping)))
+    assert cutouts.header["CANDID"].tolist() == ["", "12"]
+    assert f"a decimal of {scale} digits behind the point" in cutouts.reasons[0]
+
+
+def test_all_digits_of_a_decimal_are_kept():
+    mapping = PacketMapping("mine", {"DIFF": ("image",)}, {"CANDID": Field(("id",))})
+    digits = 123456789012345678901234567890123456789
+    found = [
+        next(iter_alerts([decimal_packet(scale, digits)], planes=("DIFF",), size=(63, 63), mapping=mapping))
+        for scale in (0, 20, 45)
+    ]
+    expected = [str(digits), "1234567890123456789.01234567890123456789", f"0.000000{digits}"]
+    assert [cutouts.header["CANDID"][0] for cutouts in found] == expected
+
+
+def test_of_several_fields_each_packet_takes_the_first_that_it_has():
+    def packet(**stamps):
+        fields = [{"name": name, "type": ["null", "bytes"]} for name in ("diff", "other")]
+        file = io.BytesIO()
+        schema = {"type": "record", "name": "mine", "fields": fields}
+        fastavro.writer(file, schema, [{"diff": None, "other": None} | stamps])
+        return file.getvalue()
+
+    mapping = PacketMapping("mine", {"DIFF": ("diff", "other")}, {})
+    first, second = (stamp(images(seed)[2]) for seed in (0, 1))
+    packets = [packet(diff=first), packet(other=second), packet(), packet(diff=second, other=first)]
+    cutouts = Cutouts.concatenate(list(iter_alerts(packets, planes=("DIFF",), size=(63, 63), mapping=mapping)))
+    assert (cutouts.flags & Flag.MISSING_PLANE > 0).tolist() == [False, False, True, False]
+    for row, seed in ((0, 0), (1, 1), (3, 1)):
+        np.testing.assert_array_equal(cutouts.pixels[row, :, :, 0], images(seed)[2])
+
+
+def test_stamps_of_rubin_are_whole_at_every_edge():
+    (near,) = iter_alerts([container("lsst", alert("lsst", x=3.0, y=3.0))], planes=("DIFF",), size=(40, 40))
+    (far,) = iter_alerts([container("lsst", alert("lsst", x=2000.0, y=2000.0))], planes=("DIFF",), size=(40, 40))
+    np.testing.assert_array_equal(near.pixels, far.pixels)
+    np.testing.assert_array_equal(near.pixels[0, 5:35, 5:35, 0], images(0, (30, 30))[2])
+    assert near.header["XPOS"][0] == 3.0
+
+
+def test_large_packets_of_a_tar_are_not_held_all_at_once(tmp_path, monkeypatch):
+    content = container("ztf", alert("ztf"))
+    with tarfile.open(tmp_path / "night.tar", "w") as tar:
+        for k in range(10):
+            entry = tarfile.TarInfo(f"{k}.avro")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    monkeypatch.setattr("otrain_infer.alerts.LARGEST_PART", 2 * len(content))
+    jobs = AlertReader(PLANES, (63, 63)).iter_jobs([str(tmp_path / "night.tar")])
+    assert [len(job) for job in jobs] == [2] * 5
+
+
+def test_a_sparse_file_in_a_tar_is_told(tmp_path):
+    with (tmp_path / "holes.avro").open("wb") as file:
+        file.truncate(1 << 22)
+    subprocess.run(["/bin/tar", "--sparse", "-cf", "night.tar", "holes.avro"], cwd=tmp_path, check=True)
+    cutouts = read(str(tmp_path / "night.tar"))
+    assert len(cutouts) == 1
+    assert "a sparse file" in cutouts.reasons[0]
+
+
+def test_a_schema_that_comes_later_is_found(tmp_path, monkeypatch):
+    (tmp_path / "1.avsc").write_text(json.dumps(SCHEMAS["ztf"]))
+    (tmp_path / "2.avsc").write_text("{half of")
+    reader = AlertReader(PLANES, (63, 63), schemas=open_schemas(str(tmp_path)))
+    sent = [message("lsst", alert("lsst", k), number) for k, number in enumerate((2, 3))]
+
+    def read_both():
+        return Cutouts.concatenate(list(reader.read(sent)))
+
+    assert read_both().reasons.keys() == {0, 1}
+    for number in (2, 3):
+        (tmp_path / f"{number}.avsc").write_text(json.dumps(SCHEMAS["lsst"]))
+    assert read_both().reasons.keys() == {0, 1}  # what was refused is not asked for with every message
+    monkeypatch.setattr("otrain_infer.packets.monotonic", lambda: time.monotonic() + REFUSED_FOR)
+    assert read_both().reasons == {}
 
 
 def test_an_id_that_has_become_a_double_keeps_its_digits():

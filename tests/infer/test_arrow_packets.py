@@ -114,6 +114,9 @@ def packets_of(array, path="a"):
         (pa.array([1.5, None, 1.5]).dictionary_encode(), [1.5, np.nan, 1.5], ["1.5", "", "1.5"]),
         (pa.nulls(2), [np.nan] * 2, [""] * 2),
         (pa.array([datetime.date(2026, 1, 2)]), [np.nan], ["2026-01-02"]),
+        (pa.array([None, 2**31 - 1], pa.date32()), [np.nan] * 2, ["", "<value out of range: 2147483647>"]),
+        (pa.array([1, None], pa.timestamp("ns")), [np.nan] * 2, ["1970-01-01 00:00:00.000000001", ""]),
+        (pa.array([1], pa.duration("ns")), [np.nan], ["1"]),
         (pa.array([[1.0], None]), [np.nan] * 2, [""] * 2),
     ],
     ids=lambda each: str(each.type) if isinstance(each, pa.Array) else "",
@@ -202,6 +205,15 @@ def test_parquet_is_read_piece_by_piece_and_no_more_of_it_than_is_wanted(tmp_pat
     parts = [reader.cut_out(ArrowPackets(batch, wanted), [""] * len(batch), {}) for batch in batches]
     assert_same(Cutouts.concatenate(parts), expected)
     assert_same(cut_out(iter_parquet(str(tmp_path / "night.parquet")), layout), read_avro("ztf", *alerts))
+
+
+def test_parquet_with_names_that_are_no_text_is_told(tmp_path):
+    path = tmp_path / "night.parquet"
+    odd = table("ztf", alert("ztf")).append_column("odd_name", pa.array([1]))
+    parquet.write_table(odd, path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"odd_name", b"odd_\xff\xff\xff\xff"))
+    (cutouts,) = iter_alerts(path, planes=("DIFF",), size=(63, 63))
+    assert "cannot be read ('utf-8' codec" in cutouts.reasons[0]
 
 
 def test_parquet_that_is_damaged_is_told(tmp_path):

@@ -2,6 +2,8 @@
 
 import io
 from collections import UserDict
+from decimal import Decimal
+from uuid import UUID
 
 import fastavro
 import numpy as np
@@ -87,6 +89,25 @@ def test_a_mapping_tells_where_the_fields_are():
     np.testing.assert_array_equal(cutouts.header["MAG"], [18.5, 2.5, np.nan, np.nan])
     assert (cutouts.flags & Flag.MISSING_PLANE).tolist() == [0, 0, Flag.MISSING_PLANE, 0]
     np.testing.assert_array_equal(cutouts.pixels[[0, 1, 3], :, :, 0], [np.eye(63), np.eye(63)[::-1], np.eye(63)])
+
+
+def test_texts_are_those_of_the_packets():
+    values = [
+        2451234567015015000.0,
+        np.float32(2),
+        Decimal("1.50"),
+        Decimal("NaN"),
+        UUID(int=1),
+        True,
+        0.5,
+        np.int64(3),
+    ]
+    columns = {"CANDID": values, "MAG": values}
+    stamps = {"DIFF": [stamp(np.eye(63, dtype=np.float32))] * len(values)}
+    header = read_stamps(stamps, card=make_card(("DIFF",), (63, 63)), columns=columns).header
+    expected = [str(int(values[0])), "2", "1.50", "", str(UUID(int=1)), "True", "0.5", "3"]
+    assert header["CANDID"].tolist() == expected
+    np.testing.assert_array_equal(header["MAG"], [values[0], 2, 1.5, np.nan, np.nan, 1, 0.5, 3])
 
 
 def _columns(alerts):
