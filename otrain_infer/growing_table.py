@@ -65,6 +65,7 @@ class GrowingTable:
         content = rows if self._stop else text.getvalue()
         self._check(head)
         try:
+            self._file.truncate(self._stop)
             self._write(content.encode())
         except OSError as error:
             self._file.truncate(self._stop)
@@ -81,7 +82,6 @@ class GrowingTable:
             self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
             _lock(self._file)
             self._stop = _whole(self._file)
-            self._file.truncate(self._stop)
         except BlockingIOError:
             self._file.close()
             raise OutputError(f"another process writes the table '{self._path}': name another") from None
@@ -96,8 +96,9 @@ class GrowingTable:
 
     def _check(self, head: str) -> None:
         self._file.seek(0)
-        found = self._file.readline() if self._stop else b""
-        if found and found.rstrip(b"\n") != head.encode():
+        wanted = head.encode() + b"\n"
+        found = self._file.read(len(wanted))
+        if found != wanted and (self._stop or not wanted.startswith(found)):
             raise OutputError(f"'{self._path}' has other columns than these: name another table, or move it away")
 
     def _write(self, content: bytes) -> None:

@@ -13,13 +13,15 @@ log = logging.getLogger("otrain.stream")
 ENVIRONMENT = "OTRAIN_KAFKA_"
 """A setting may stand in a variable of this name with its own behind it, such as OTRAIN_KAFKA_SASL_PASSWORD."""
 
-SECRETS = ("sasl.password", "ssl.key.password", "ssl.keystore.password", "sasl.oauthbearer.client.secret")
-"""Settings that are taken from the environment alone."""
+SECRETS = ("password", "secret", "passphrase", "key.pem", "oauthbearer.config")
+"""Ends of the names of settings that are taken from the environment alone."""
 
 OWN = (
     "bootstrap.servers",
+    "metadata.broker.list",
     "group.id",
     "enable.auto.commit",
+    "auto.commit.enable",
     "enable.auto.offset.store",
     "enable.partition.eof",
     "auto.offset.reset",
@@ -59,15 +61,16 @@ def read_settings(told: Sequence[str], path: str | None = None) -> dict[str, str
     lines = [*_lines(path), *told] if path else [*told]
     settings = dict(map(_split, lines))
     for key in map(_bare, settings):
-        if key in SECRETS:
+        if key.endswith(SECRETS):
             raise UsageError(f"the secret {key} is taken from the environment alone: set {variable_of(key)}")
+    for name, value in os.environ.items():
+        if name.startswith(ENVIRONMENT):
+            settings[name.removeprefix(ENVIRONMENT).lower().replace("_", ".")] = value
+    for key in map(_bare, settings):
         if key in OWN:
             raise UsageError(
                 f"the setting {key} is not to be chosen: there is an option for it, or delivery rests on it"
             )
-    for name, value in os.environ.items():
-        if name.startswith(ENVIRONMENT):
-            settings[name.removeprefix(ENVIRONMENT).lower().replace("_", ".")] = value
     return settings
 
 

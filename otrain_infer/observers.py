@@ -38,6 +38,9 @@ class Tally:
         self._waited.extend([delivered - scored.batch.taken] * len(scored.batch.messages))
         self._aged.extend(delivered - told for told in scored.batch.timestamps if told is not None)
 
+    def tick(self) -> None:
+        """Do nothing."""
+
     def tell(self) -> str:
         """Say it."""
         said = (
@@ -82,6 +85,9 @@ class MonitorFeed:
         self._monitor.observe(scored.cutouts.flags[alerts], scored.scores[alerts], delivered - sent)
         self._monitor.count_dead_letters(len(alerts) - int(alerts.sum()))
         self._monitor.count_disagreements(len(scored.disagreements))
+
+    def tick(self) -> None:
+        """Tell how many messages wait, now and then."""
         if monotonic() >= self._next_lags:
             self._next_lags = monotonic() + LAGS_EVERY
             self._monitor.set_lags(self._lags())

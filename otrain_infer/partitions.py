@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -35,11 +36,20 @@ class Partitions:
         Where to begin where the group has not been yet: ``earliest`` or ``latest``.
     own
         Topics that results go to, which must not be read.
+
+    Attributes
+    ----------
+    consumer
+        As given.
+    moves
+        How often partitions have gone to other processes.
     """
 
     def __init__(self, consumer: Any, start: str, own: Collection[str] = ()) -> None:
         self._kafka = kafka.import_kafka()
         self.consumer, self._start, self._own = consumer, start, own
+        self.moves = 0
+        self._begun: dict[Position, int] = {}
         codes = self._kafka.KafkaError
         self._moved_on = (codes.REBALANCE_IN_PROGRESS, codes.ILLEGAL_GENERATION, codes.UNKNOWN_MEMBER_ID)
         self._assigned: set[Position] | None = None
@@ -81,7 +91,8 @@ class Partitions:
             raise StreamError(f"the topic '{loops[0]}' cannot be read and written: name the others alone in --topics")
         for tries_left in reversed(range(TRIES)):
             try:
-                consumer.assign(self._place(consumer, partitions))
+                placed = self._place(consumer, partitions)
+                consumer.assign(placed)
                 break
             except self._kafka.KafkaException as error:
                 if error.args[0].code() in self._moved_on:
@@ -92,6 +103,7 @@ class Partitions:
                     raise kafka.failed("the partitions cannot be read", error) from None
                 log.warning("the partitions cannot be read yet (%s)", kafka.describe(error))
         self._assigned = (self._assigned or set()) | {_position(each) for each in partitions}
+        self._begun |= {_position(each): each.offset for each in placed}
         log.info("%d partitions", len(self._assigned))
 
     def _place(self, consumer: Any, partitions: list[Any]) -> list[Any]:
@@ -107,9 +119,12 @@ class Partitions:
     def end(self, partitions: Iterable[Any]) -> None:
         """Forget partitions that another process gets."""
         gone = {_position(each) for each in partitions}
-        self._assigned = (self._assigned or set()) - gone
+        self.moves += 1
+        # With none left it is not known what there is to read, until the group has shared them out again.
+        self._assigned = ((self._assigned or set()) - gone) or None
         self._ended -= gone
-        self._paused = []
+        with suppress(self._kafka.KafkaException, RuntimeError):  # of a consumer that is being closed
+            self.resume()  # else they stay paused if they ever come back
 
     def note(self, message: Any) -> bool:
         """Tell whether a message is one, and not what else librdkafka says in its place.
@@ -144,6 +159,7 @@ class Partitions:
         for offsets in taken:
             for position, offset in offsets.items():
                 lowest[position] = min(offset, lowest.get(position, offset))
+        self._ended -= lowest.keys()
         for each in self._placed({key: offset for key, offset in lowest.items() if key in (self._assigned or ())}):
             try:
                 self.consumer.seek(each)
@@ -156,8 +172,9 @@ class Partitions:
         found = {}
         for each in partitions:
             _, highest = self.consumer.get_watermark_offsets(each, cached=True)
-            if each.offset >= 0 and highest >= 0:
-                found[_position(each)] = max(0, highest - each.offset)
+            taken = each.offset if each.offset >= 0 else self._begun.get(_position(each), -1)
+            if taken >= 0 and highest >= 0:
+                found[_position(each)] = max(0, highest - taken)
         return found
 
     def wait(self) -> None:
@@ -176,9 +193,9 @@ class Partitions:
     def resume(self) -> None:
         """Go on taking."""
         self._waiting_since = None
-        if self._paused:
-            self.consumer.resume(self._paused)
-            self._paused = []
+        paused, self._paused = self._paused, []
+        if paused:
+            self.consumer.resume(paused)
 
     def _placed(self, offsets: Mapping[Position, int]) -> list[Any]:
         return [self._kafka.TopicPartition(*position, offset) for position, offset in offsets.items()]

@@ -1,6 +1,7 @@
 """Schemas of messages that do not carry their own: from a file, a folder of numbered files, or a registry."""
 
 import base64
+import http.client
 import json
 import os
 import urllib.error
@@ -11,13 +12,16 @@ from time import monotonic
 from typing import Any
 
 from otrain_infer import avro
-from otrain_infer.errors import MissingExtraError, PacketError, SourceError, UsageError
+from otrain_infer.errors import MissingExtraError, PacketError, SourceError, UsageError, in_brief
 
 SECRET = "OTRAIN_REGISTRY_AUTH"  # noqa: S105 (the name of the variable)
 """Environment variable with user:password for a registry that asks for them."""
 
 TIMEOUT = 10.0
 """How long a registry may take to answer (s)."""
+
+SCHEMA_NOT_FOUND = 40403
+"""What a registry says besides 404."""
 
 LARGEST_ANSWER = 4 * avro.LARGEST_SCHEMA
 
@@ -72,6 +76,14 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none: what was asked for is then refused, with the code that said so."""
 
 
+def _is_missing(answer: Any) -> bool:
+    """Tell whether a registry says so, and not something on the way to it that knows nothing of schemas."""
+    try:
+        return bool(json.loads(_read(answer))["error_code"] == SCHEMA_NOT_FOUND)
+    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+        return False
+
+
 def _read(answer: Any) -> bytes:
     """Read an answer, in its time; raises OSError where it takes longer."""
     until, content = monotonic() + TIMEOUT, b""
@@ -120,15 +132,15 @@ class SchemaRegistry:
             with self._opener.open(request, timeout=TIMEOUT) as answer:
                 content = json.loads(_read(answer))
         except urllib.error.HTTPError as error:
-            if error.code == 404:
+            if error.code == 404 and _is_missing(error):
                 raise PacketError(f"its schema {number} is not in the registry {self._url}") from None
             raise SourceError(
                 f"the registry {self._url} refuses the schema {number} ({error.code} {error.reason})"
             ) from None
         except ValueError:
             raise SourceError(f"what answers at {self._url} is no registry of schemas") from None
-        except OSError as error:
-            why = getattr(error, "reason", None) or error
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "reason", None) or in_brief(error)
             raise SourceError(f"the registry {self._url} does not answer ({why})") from None
         if not isinstance(content, dict) or "schema" not in content:
             raise SourceError(f"what answers at {self._url} is no registry of schemas")

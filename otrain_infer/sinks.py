@@ -47,7 +47,8 @@ class TopicSink:
 
     def __init__(self, producer: Any, topic: str, dead_letter: str | None, write: Write) -> None:
         self._kafka = kafka.import_kafka()
-        self._too_large = (self._kafka.KafkaError.MSG_SIZE_TOO_LARGE, self._kafka.KafkaError.INVALID_MSG_SIZE)
+        codes = self._kafka.KafkaError
+        self._too_large = (codes.MSG_SIZE_TOO_LARGE, codes.INVALID_MSG_SIZE)
         self._producer, self._topic, self._dead_letter, self._write = producer, topic, dead_letter, write
         self._failed: Any = None
         self._oversized: list[Any] = []  # dead letters that the broker refused for their size
@@ -156,6 +157,12 @@ class TransactionSink(TopicSink):
     def __init__(self, producer: Any, consumer: Any, topic: str, dead_letter: str | None, write: Write) -> None:
         super().__init__(producer, topic, dead_letter, write)
         self._consumer = consumer
+        codes = self._kafka.KafkaError
+        self._forbidden = (
+            codes.TOPIC_AUTHORIZATION_FAILED,
+            codes.GROUP_AUTHORIZATION_FAILED,
+            codes.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        )
         self._dropped: set[tuple[str, ...]] = set()
         try:
             producer.init_transactions(TIMEOUT)
@@ -173,18 +180,20 @@ class TransactionSink(TopicSink):
             When no transaction is possible any more, as when another process has begun with the same name.
         """
         offsets = [self._kafka.TopicPartition(*place, offset) for place, offset in scored.batch.next.items()]
+        group = self._consumer.consumer_group_metadata()
         try:
             self._producer.begin_transaction()
             self._produce(scored, idle)
-            self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), TIMEOUT)
-            self._commit(idle)
+            self._insist(partial(self._producer.send_offsets_to_transaction, offsets, group, TIMEOUT), idle)
+            self._insist(partial(self._producer.commit_transaction, TIMEOUT), idle)
         except self._kafka.KafkaException as error:
-            self._take_back(error)
+            self._take_back(error, idle)
 
-    def _commit(self, idle: Idle) -> None:
+    def _insist(self, call: Callable[[], None], idle: Idle) -> None:
+        """Make a call, again and again as long as the broker may still answer it."""
         while True:
             try:
-                self._producer.commit_transaction(TIMEOUT)
+                call()
                 return
             except self._kafka.KafkaException as error:
                 if not error.args[0].retriable():
@@ -195,16 +204,19 @@ class TransactionSink(TopicSink):
         dead = super()._bury(scored, row)
         return _without_content(dead) if _place_of(dead) in self._dropped else dead
 
-    def _take_back(self, error: Any) -> None:
-        if not error.args[0].txn_requires_abort():
+    def _take_back(self, error: Any, idle: Idle) -> None:
+        cause = error.args[0]
+        # Once a transaction has failed, a call that has nothing to do with that is refused for its state.
+        if not cause.txn_requires_abort() and cause.code() != self._kafka.KafkaError._STATE:
             raise kafka.failed("results cannot be delivered exactly once", error) from None
         try:
-            self._producer.abort_transaction(TIMEOUT)
+            self._insist(partial(self._producer.abort_transaction, TIMEOUT), idle)
         except self._kafka.KafkaException as other:
             raise kafka.failed("results can be neither delivered nor taken back", other) from None
         failed, self._failed = self._failed, None
-        if failed is not None and failed.code() in self._too_large:  # it would be so every time
-            raise kafka.failed("a result cannot be delivered", failed)
+        for each, hopeless in ((failed, self._too_large + self._forbidden), (cause, self._forbidden)):
+            if each is not None and each.code() in hopeless:
+                raise kafka.failed("a result cannot be delivered", each) from None
         self._dropped.update(map(_place_of, self._oversized))
         self._oversized.clear()
         raise RewoundError(f"a transaction was taken back ({kafka.describe(error)})") from None

@@ -88,12 +88,16 @@ class Observer(Protocol):
     def observe(self, scored: Scored, delivered: float) -> None:
         """See a batch that has been delivered, and when (s, `time.time`)."""
 
+    def tick(self) -> None:
+        """Do what is due now and then, whether or not anything is delivered."""
+
 
 class Stream:
     """Takes messages, scores and delivers them, until it is stopped.
 
     At most `threads` + 1 batches are scored at once, each in one thread. They are delivered in the order in which they
-    were taken, so that what a group has done is always all up to one place in each partition.
+    were taken, so that what a group has done is always all up to one place in each partition. When partitions go to
+    another process, what of them is not delivered yet is forgotten: that process takes it again.
 
     Parameters
     ----------
@@ -144,7 +148,7 @@ class Stream:
             When the stream cannot go on; what was not delivered is taken again when it is started anew.
         """
         consumer = self._partitions.consumer
-        handlers = {"on_assign": self._partitions.begin, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
+        handlers = {"on_assign": self._partitions.begin, "on_revoke": self._forget, "on_lost": self._forget}
         try:
             if self._settings.until_end:
                 self._partitions.expect(self._settings.topics)
@@ -154,6 +158,7 @@ class Stream:
         except kafka.import_kafka().KafkaException as error:
             raise kafka.failed(f"the topics '{' '.join(self._settings.topics)}' cannot be read", error) from None
         finally:
+            self._pending.clear()  # whatever ended this: nothing may be delivered behind what was not
             self._pool.shutdown(cancel_futures=True)
             self._sink.close()
             consumer.close()
@@ -169,8 +174,9 @@ class Stream:
             self._take()
         if self._pending and self._is_ready(PATIENCE if stopping or full else 0.0):
             self._deliver()
-        if self._settings.until_end and self._partitions.all_ended:
+        if self._settings.until_end and self._partitions.all_ended and not self._pending:
             self.stop()
+        self._tick()
 
     def _take(self) -> None:
         # While others are being scored, nobody may wait for the rest of a batch.
@@ -198,21 +204,25 @@ class Stream:
 
     def _deliver(self) -> None:
         batch, oldest = self._pending.popleft()
+        moves = self._partitions.moves
         try:
             scored = oldest.result()
-            self._sink.deliver(scored, self._stay_alive)
+            # Within a transaction nothing is polled, so that none holds what has gone to another process meanwhile.
+            self._sink.deliver(scored, self._check_time if self._sink.commits else self._stay_alive)
         except SourceError as error:  # such as a registry of schemas that does not answer
             self._warn_now_and_then(f"{error}: trying again")
             sleep(RETRY)
-            self._stay_alive()
             self._pending.appendleft((batch, self._submit(batch)))
+            self._stay_alive()
         except RewoundError as error:
-            log.warning("%s: taking what is not delivered again", error)
+            self._warn_now_and_then(f"{error}: taking what is not delivered again")
+            sleep(RETRY)
             self._partitions.go_back([batch.first, *(each.first for each, _ in self._pending)])
             self._pending.clear()
+            self._partitions.resume()
         else:
             self._partitions.resume()
-            if not self._sink.commits:
+            if not self._sink.commits and self._partitions.moves == moves:
                 self._partitions.commit(batch.next)
             self._tell(scored)
 
@@ -232,20 +242,22 @@ class Stream:
         if len(rows) > TOLD_AT_ONCE:
             log.warning("the models disagree on %d more of this batch", len(rows) - TOLD_AT_ONCE)
 
+    def _tick(self) -> None:
+        for observer in self._observers:
+            observer.tick()
+
     def _stay_alive(self) -> None:
         """Keep the place in the group while nothing can be taken; give up where it takes too long to end."""
+        self._check_time()
+        self._partitions.wait()
+        self._tick()
+
+    def _check_time(self) -> None:
         if monotonic() - self._stopped > DRAIN:
             raise StreamError(
                 f"results could not be delivered within {DRAIN:g} s: their alerts are taken again next time"
             )
-        self._partitions.wait()
 
-    def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ARG002
-        while self._pending:
-            self._deliver()
-        self._partitions.end(partitions)
-
-    def _on_lost(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ARG002
-        # Another process has them already and takes again what was not delivered.
+    def _forget(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ARG002
         self._pending.clear()
         self._partitions.end(partitions)

@@ -704,7 +704,14 @@ class _Registry(BaseHTTPRequestHandler):
     def do_GET(self):
         asked.append((self.path, self.headers.get("Authorization")))
         number = self.path.rpartition("/")[2]
-        content = json.dumps({"schema": json.dumps(SCHEMAS["ztf"])} if number == "12" else {"message": "none"}).encode()
+        known, missing = {"schema": json.dumps(SCHEMAS["ztf"])}, {"error_code": 40403, "message": "none"}
+        content = json.dumps({"12": known, "13": missing}.get(number, {"message": "none"})).encode()
+        if number == "777":  # something that breaks off within its answer
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf of")
+            return
+        if number == "778":
+            self.wfile.write(b"no HTTP at all")
+            return
         self.send_response({"12": 200, "500": 500, "302": 302}.get(number, 404))
         if number == "302":
             self.send_header("Location", "http://localhost:1/elsewhere")
@@ -740,8 +747,12 @@ def test_schemas_come_from_a_registry_each_asked_for_once(registry):
     assert cutouts.header["CANDID"].tolist() == ["7001", "7002", "", "7004"]
     assert f"its schema 13 is not in the registry {registry}" in cutouts.reasons[2]
     assert asked == [(f"/schemas/ids/{number}", "Basic bWU6aHVudGVyMg==") for number in (12, 13)]
-    for number in (500, 302):  # whom another address is not to be told the password
+    # 302: another address is not to be told the password; 404: what says so knows nothing of schemas.
+    for number in (500, 302, 404):
         with pytest.raises(SourceError, match=f"refuses the schema {number}"):
+            list(reader.read([message("ztf", alert("ztf"), number)]))
+    for number, words in ((777, "is no registry"), (778, "does not answer")):
+        with pytest.raises(SourceError, match=words):
             list(reader.read([message("ztf", alert("ztf"), number)]))
 
 

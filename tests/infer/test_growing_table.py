@@ -53,6 +53,25 @@ def test_two_do_not_write_one_table(tmp_path):
     GrowingTable(str(tmp_path / "t.csv")).close()
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe no table", b"a,b\n1,2\n3,", b"name,values", b"name,value,"])
+def test_what_is_no_table_of_these_columns_is_left_as_it_is(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    table = GrowingTable(str(tmp_path / "t.csv"))
+    with pytest.raises(OutputError, match="has other columns"):
+        table.append(rows(1))
+    table.close()
+    assert (tmp_path / "t.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"name,va", b"name,value", b"name,value\nn 0,"])
+def test_what_a_killed_process_has_left_of_it_is_cut_off(tmp_path, content):
+    (tmp_path / "t.csv").write_bytes(content)
+    table = GrowingTable(str(tmp_path / "t.csv"))
+    table.append(rows(1))
+    table.close()
+    assert (tmp_path / "t.csv").read_text() == "name,value\nn 1,1.0\n"
+
+
 def test_other_columns_and_other_formats_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     table = GrowingTable(str(tmp_path / "t.csv"))

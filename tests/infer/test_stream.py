@@ -479,6 +479,11 @@ WRONG = {
     "own": (["--output-topic", "o", "--kafka", "enable.auto.commit=true"], "is not to be chosen"),
     "file": (["--output-topic", "o", "--kafka-config", "/no/such"], "cannot be read"),
     "secret": (["--output-topic", "o", "--kafka", "sasl.password=hunter2"], "set OTRAIN_KAFKA_SASL_PASSWORD"),
+    "secret by another name": (
+        ["--output-topic", "o", "--kafka", "ssl.key.pem=hunter2"],
+        "set OTRAIN_KAFKA_SSL_KEY_PEM",
+    ),
+    "own by another name": (["--output-topic", "o", "--kafka", "auto.commit.enable=true"], "is not to be chosen"),
     "secret of one": (["--output-topic", "o", "--kafka", "producer.ssl.key.password=hunter2"], "SSL_KEY_PASSWORD"),
 }
 
@@ -496,6 +501,12 @@ def test_what_makes_no_sense_is_told_in_one_line_without_secrets(name, capsys, t
     assert words in said
     assert "hunter2" not in said
     assert "Traceback" not in said
+
+
+def test_what_delivery_rests_on_is_not_taken_from_the_environment_either(monkeypatch, capsys):
+    monkeypatch.setenv("OTRAIN_KAFKA_PARTITION_ASSIGNMENT_STRATEGY", "cooperative-sticky")
+    assert stream(["--brokers", "127.0.0.1:1", "--topics", "alerts", "--output-topic", "o"]) == 2
+    assert "partition.assignment.strategy is not to be chosen" in capsys.readouterr().err
 
 
 def test_settings_come_from_a_file_and_secrets_from_the_environment(broker, model, topic, tmp_path):
