@@ -348,7 +348,9 @@ def _mapping(content: Any, name: str) -> PacketMapping:
         raise ValueError("it tells no plane")
     known_by = _choice(content["known_by"]) if "known_by" in content else ()
     stamp = _stamp(content.get("stamp", []))
-    filled = _flag(content.get("filled", False))
+    filled = content.get("filled", False)
+    if not isinstance(filled, bool):
+        raise ValueError(f"filled: '{filled}' is neither true nor false")
     named, record = (_text(content.get(key, other)) for key, other in (("name", name), ("record", "")))
     return PacketMapping(named, planes, columns, record, known_by, stamp, filled)
 

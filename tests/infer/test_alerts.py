@@ -383,6 +383,7 @@ def test_what_a_mapping_names_and_packets_have_not_is_told_once_for_each_schema(
         ("planes: {DIFF: []}\ncolumns: {}", "neither a field"),
         ("columns: {}", "planes"),
         ("planes: {DIFF: a}\ncolumns: {}\nstamp: [a]", "is not [ny, nx], in pixels"),
+        ("planes: {DIFF: a}\ncolumns: {}\nfilled: 1", "filled: '1' is neither true nor false"),
         ("planes: {DIFF: a}\ncolumns: {}\nplane: b", "a mapping: 'plane' is none of"),
         ("planes: {DIFF: a}\nplanes: {SCI: a}\ncolumns: {}", "'planes' is told twice"),
         ("planes: {DIFF: a}\ncolumns: {MAG: a, RA: b, MAG: c}", "'MAG' is told twice"),
