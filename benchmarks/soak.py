@@ -212,11 +212,16 @@ class Soak:
             if self.process.poll() is not None:
                 raise SystemExit(f"otrain-stream ended by itself:\n{self._log.read_text()[-2000:]}")
 
-    def end(self) -> str:
-        """End the command; give what it has said."""
+    def end(self) -> None:
+        """End the command."""
         self.process.terminate()
         self.process.wait(60)
-        return self._log.read_text()
+
+    @property
+    def models(self) -> tuple[int, int]:
+        """How many models the command has taken, and how many it has refused."""
+        said = self._log.read_text()
+        return said.count("takes the place of"), said.count("is not taken")
 
 
 def _resident(pid: int) -> float:
@@ -236,8 +241,9 @@ def print_course(samples: list[tuple[float, float, int]]) -> None:
     print(f"slope {slope:+.1f} MB an hour, over {hours:.2f} h")
 
 
-def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str]) -> bool:
+def print_outcome(work: Soak, seconds: float, faults: Counter[str]) -> bool:
     """Print what has become of all that was fed; tell whether that is what was promised."""
+    feeder, (taken, refused) = work.feeder, work.models
     wanted = {str(FIRST_CANDID + k) for k in range(feeder.sent)}
     again = sum(feeder.found.values()) - len(feeder.found)
     print(f"  {feeder.sent} alerts and {feeder.corrupt} corrupt messages in {seconds / 60:.1f} minutes,", end=" ")
@@ -246,10 +252,14 @@ def print_outcome(feeder: Feeder, seconds: float, said: str, faults: Counter[str
     lost, strange = len(wanted - set(feeder.found)), len(set(feeder.found) - wanted)
     print(f"  {lost} alerts lost, {again} delivered again, {strange} that were never sent")
     print(f"  {(not_put_aside := feeder.corrupt - len(feeder.dead))} corrupt messages not among the dead letters")
-    taken, refused = said.count("takes the place of"), said.count("is not taken")
     print(f"  models: {taken} taken, {refused} refused")
-    models = taken == faults["replace by another"] and refused == faults["replace by rubbish"]
-    return not (lost or strange or not_put_aside) and again <= UNDER_WAY * len(PLACES) * faults["killed"] and models
+    few_again = again <= UNDER_WAY * len(PLACES) * faults["killed"]
+    return not (lost or strange or not_put_aside) and few_again and (taken, refused) == models_of(faults)
+
+
+def models_of(faults: Counter[str]) -> tuple[int, int]:
+    """Give how many models were to be taken, and to be refused."""
+    return faults["replace by another"], faults["replace by rubbish"]
 
 
 def soak(folder: Path, packets: list[bytes], minutes: float, threads: str, standstill: float) -> bool:
@@ -271,7 +281,9 @@ def soak(folder: Path, packets: list[bytes], minutes: float, threads: str, stand
         work.work(max(0.0, until - time.monotonic()))
         seconds = time.monotonic() - begun
         work.feeder.finish(120)
-        kept = print_outcome(work.feeder, seconds, work.end(), faults)
+        wait_until(lambda: work.models == models_of(faults))
+        work.end()
+        kept = print_outcome(work, seconds, faults)
         print_course(work.samples)
         return kept
 
