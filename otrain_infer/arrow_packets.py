@@ -163,7 +163,8 @@ def choose_mapping(present: Collection[str], mapping: PacketMapping | None = Non
             return known
     names = ", ".join(known.name for known in known_surveys())
     raise PacketError(
-        f"its schema is of no survey that is recognised ({names}): tell where its fields are by a mapping"
+        f"its schema is of no survey that is recognised ({names}): tell where its fields are by a mapping "
+        "(mapping= in a program)"
     )
 
 

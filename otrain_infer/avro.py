@@ -149,7 +149,8 @@ def compile_schema(schema: Schema, paths: Sequence[str]) -> Program:
         compiler.add(schema, "", -1, {tuple(path.split(".")): slot for slot, path in enumerate(paths)})
         name = full_name(schema) if isinstance(schema, dict) and "name" in schema else ""
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise PacketError(f"its schema is no Avro schema ({type(error).__name__}: {in_brief(error)})") from None
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise PacketError(f"its schema is no Avro schema ({kind}{in_brief(error)})") from None
     return compiler.program(name)
 
 
@@ -200,6 +201,8 @@ class _Compiler:
             self._scales[slot] = int(schema.get("scale", 0))
             if not 0 <= self._scales[slot] <= LARGEST_SCALE:
                 raise ValueError(f"a decimal of {self._scales[slot]} digits behind the point")
+        if not isinstance(schema, str | list | dict):
+            raise ValueError(f"'{schema}' is no type")
         if isinstance(schema, list):
             return self._add_owner(kernels.UNION, [(branch, slot, slots) for branch in schema], namespace)
         if isinstance(schema, dict) and (isinstance(schema["type"], list | dict) or schema["type"] not in _COMPOUND):
@@ -258,7 +261,10 @@ class _Compiler:
 
     def _find(self, name: str, namespace: str) -> tuple[Schema, str]:
         qualified = f"{namespace}.{name}" if namespace and "." not in name else name
-        return self._named[qualified if qualified in self._named else name]
+        found = self._named.get(qualified, self._named.get(name))
+        if found is None:
+            raise ValueError(f"it does not tell what the type {name[:LONGEST_SYMBOL]} is")
+        return found
 
 
 def full_name(schema: Schema, namespace: str = "") -> str:

@@ -37,6 +37,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ArgumentTypeError("a name is missing")
+    return text
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="otrain-stream",
@@ -45,18 +51,28 @@ def _parser() -> Parser:
         "anew.",
     )
     option = parser.add_argument
-    option("--brokers", required=True, help="where Kafka is, HOST:PORT, several with commas between them")
-    option("--topics", nargs="+", required=True, help="topics of alerts; one beginning with ^ is a regular expression")
-    option("--group", default="otrain", help="consumer group; its processes share the work")
-    option("--output-topic", help="topic for the results, one message for each alert")
+    option("--brokers", type=_name, required=True, help="where Kafka is, HOST:PORT, several with commas between them")
+    option(
+        "--topics",
+        nargs="+",
+        type=_name,
+        required=True,
+        help="topics of alerts; one beginning with ^ is a regular expression",
+    )
+    option("--group", type=_name, default="otrain", help="consumer group; its processes share the work")
+    option("--output-topic", type=_name, help="topic for the results, one message for each alert")
     option("--output", metavar="TABLE", help="in its stead a table that grows, .csv or .dat")
     option(
-        "--dead-letter", metavar="TOPIC", help="topic for messages that are no alerts; if not given, among the results"
+        "--dead-letter",
+        metavar="TOPIC",
+        type=_name,
+        help="topic for messages that are no alerts; if not given, among the results",
     )
-    option("--format", choices=("json", "avro"), default="json", help="of the results in a topic")
+    option("--format", choices=("json", "avro"), help="of the results in a topic (default: json)")
     option(
         "--exactly-once",
         metavar="NAME",
+        type=_name,
         help="deliver with transactions of this name, which each process of a group has for itself alone",
     )
     option("--start", choices=("earliest", "latest"), default="latest", help="where to begin, new to a partition")
@@ -95,6 +111,8 @@ def _parser() -> Parser:
 
 def stream(argv: Sequence[str] | None = None) -> int:
     """Run otrain-stream."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a model to load anew
     return run(_parser(), _stream, argv)
 
 
@@ -151,8 +169,8 @@ def _monitoring(arguments: Namespace, model: "LiveModel", partitions: "Partition
 def _check(arguments: Namespace) -> None:
     if (arguments.output_topic is None) == (arguments.output is None):
         raise UsageError("results go to --output-topic or to --output: name one of them")
-    if arguments.output and (arguments.exactly_once or arguments.dead_letter):
-        raise UsageError("--exactly-once and --dead-letter go with --output-topic: a table has neither")
+    if arguments.output and (arguments.exactly_once or arguments.dead_letter or arguments.format):
+        raise UsageError("--exactly-once, --dead-letter and --format go with --output-topic: a table has none of these")
     if arguments.watch and arguments.model is None:
         raise UsageError("--watch looks at the file that --model names: name one")
     for topic in filter(None, (arguments.output_topic, arguments.dead_letter)):
@@ -205,7 +223,7 @@ def _open_sink(arguments: Namespace, settings: dict[str, str], consumer: Any) ->
 
     if arguments.output:
         return TableSink(arguments.output)
-    write = results.as_json if arguments.format == "json" else results.make_avro_writer()
+    write = results.make_avro_writer() if arguments.format == "avro" else results.as_json
     own: dict[str, Any] = {"bootstrap.servers": arguments.brokers, "enable.idempotence": True}
     own["delivery.report.only.error"] = True
     if arguments.exactly_once:

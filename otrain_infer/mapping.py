@@ -338,15 +338,15 @@ def _mapping(content: Any, name: str) -> PacketMapping:
         raise TypeError("it has no keys")
     _check_keys(content, [each.name for each in fields(PacketMapping)], "a mapping")
     for key in ("planes", "columns"):
-        if not isinstance(content.get(key), dict):
+        if not isinstance(content.get(key, {} if key == "columns" else None), dict):
             raise TypeError(f"it tells no {key}")
-    planes = {plane: _choice(choice) for plane, choice in content["planes"].items()}
-    columns = {column: _column(column, told) for column, told in content["columns"].items()}
+    planes = {plane: _choice(choice, f"plane {plane}") for plane, choice in content["planes"].items()}
+    columns = {column: _column(column, told) for column, told in content.get("columns", {}).items()}
     _check_keys(planes, PLANES, "planes")
     _check_keys(columns, (*NUMBERS, *TEXTS, EDGE), "columns")
     if not planes:
         raise ValueError("it tells no plane")
-    known_by = _choice(content["known_by"]) if "known_by" in content else ()
+    known_by = _choice(content["known_by"], "known_by") if "known_by" in content else ()
     stamp = _stamp(content.get("stamp", []))
     filled = content.get("filled", False)
     if not isinstance(filled, bool):
@@ -363,7 +363,7 @@ def _stamp(told: Any) -> tuple[int, ...]:
 
 def _column(name: str, told: Any) -> Column:
     if not isinstance(told, dict):
-        return Field(_choice(told))
+        return Field(_choice(told, f"column {name}"))
     kind = next((each for each in KINDS if _names(each)[0] in told), None)
     if kind is None:
         raise ValueError(f"column {name} tells none of {', '.join(_names(each)[0] for each in KINDS)}")
@@ -381,10 +381,10 @@ def _column(name: str, told: Any) -> Column:
         raise ValueError(f"column {name}: {error}") from None
 
 
-def _choice(told: Any) -> Choice:
+def _choice(told: Any, where: str = "") -> Choice:
     paths = told if isinstance(told, list) else [told]
     if not paths or not all(isinstance(path, str) and path for path in paths):
-        raise ValueError(f"'{told}' is neither a field nor a list of fields")
+        raise ValueError(f"{where}{': ' if where else ''}'{told}' is neither a field nor a list of fields")
     return tuple(paths)
 
 
@@ -395,6 +395,8 @@ def _text(told: Any) -> str:
 
 
 def _texts_by_text(told: Any) -> dict[str, str]:
+    if not isinstance(told, dict):
+        raise ValueError(f"values: '{told}' does not tell a text for each value, as {{1: g, 2: r}} does")
     return {_text(key): _text(value) for key, value in told.items()}
 
 

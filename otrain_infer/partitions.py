@@ -104,7 +104,10 @@ class Partitions:
                 log.warning("the partitions cannot be read yet (%s)", kafka.describe(error))
         self._assigned = (self._assigned or set()) | {_position(each) for each in partitions}
         self._begun |= {_position(each): each.offset for each in placed}
-        log.info("%d partitions", len(self._assigned))
+        if self._assigned:
+            log.info("%d partitions", len(self._assigned))
+        else:
+            log.info("no partition for now: other processes of the group have them all")
 
     def _place(self, consumer: Any, partitions: list[Any]) -> list[Any]:
         placed = consumer.committed(partitions, TIMEOUT) if partitions else []

@@ -80,7 +80,7 @@ def _is_missing(answer: Any) -> bool:
     """Tell whether a registry says so, and not something on the way to it that knows nothing of schemas."""
     try:
         return bool(json.loads(_read(answer))["error_code"] == SCHEMA_NOT_FOUND)
-    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError):
+    except (OSError, http.client.HTTPException, ValueError, TypeError, KeyError, RecursionError):
         return False
 
 
@@ -106,9 +106,13 @@ class SchemaRegistry:
     numbered = True
 
     def __init__(self, url: str) -> None:
-        if "@" in urllib.parse.urlsplit(url).netloc:
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError as error:
+            raise UsageError(f"the address of the registry is no registry's ({error})") from None
+        if "@" in parts.netloc:
             raise UsageError(f"the user and password of a registry are taken from {SECRET} alone")
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        if parts.scheme not in ("http", "https"):
             raise UsageError(f"'{url}' is no registry: its address begins with http:// or https://")
         self._url = url.rstrip("/")
         # Another host is not to be told the password.
@@ -137,12 +141,12 @@ class SchemaRegistry:
             raise SourceError(
                 f"the registry {self._url} refuses the schema {number} ({error.code} {error.reason})"
             ) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise SourceError(f"what answers at {self._url} is no registry of schemas") from None
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", None) or in_brief(error)
             raise SourceError(f"the registry {self._url} does not answer ({why})") from None
-        if not isinstance(content, dict) or "schema" not in content:
+        if not isinstance(content, dict) or not isinstance(content.get("schema"), str):
             raise SourceError(f"what answers at {self._url} is no registry of schemas")
         return avro.parse_schema(content["schema"])
 
@@ -166,6 +170,8 @@ def load_schema(path: str | os.PathLike[str]) -> avro.Schema:
     """
     try:
         schema = avro.parse_schema(Path(path).read_bytes())
+        if not isinstance(schema, dict | list | str):
+            raise PacketError("its schema is no Avro schema")
     except (OSError, PacketError) as error:
         why = getattr(error, "strerror", None) or str(error).removeprefix("its schema ")
         raise UsageError(f"the schema '{path}' cannot be used ({why})") from None

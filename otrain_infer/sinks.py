@@ -10,7 +10,7 @@ from otrain_infer import kafka
 from otrain_infer.batches import Scored
 from otrain_infer.growing_table import FullError, GrowingTable
 from otrain_infer.results import Result, iter_results
-from otrain_infer.stream import RETRY, RewoundError
+from otrain_infer.stream import RETRY, Pace, RewoundError
 from otrain_infer.table import build_columns
 
 log = logging.getLogger("otrain.stream")
@@ -240,7 +240,7 @@ class TableSink:
     commits = False
 
     def __init__(self, path: str) -> None:
-        self._table = GrowingTable(path)
+        self._table, self._waiting = GrowingTable(path), Pace()
 
     def deliver(self, scored: Scored, idle: Idle) -> None:
         """Add the rows of a batch; wait where the disk is full."""
@@ -251,7 +251,8 @@ class TableSink:
                 self._table.append(columns)
                 return
             except FullError as error:
-                log.warning("%s: waiting", error)
+                if self._waiting.is_due():
+                    log.warning("%s: waiting", error)
                 sleep(RETRY)
                 idle()
 

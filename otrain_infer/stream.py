@@ -31,7 +31,21 @@ DRAIN = 30.0
 """How long it may take to deliver what was taken, once the stream is stopped (s)."""
 
 TOLD_AT_ONCE = 5
-"""Disagreements of two models that are logged of each batch."""
+"""Disagreements of two models that are logged each time."""
+
+
+class Pace:
+    """Tells when what goes on and on is due to be told again."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Tell whether it is, and if so, begin to wait again."""
+        if monotonic() < self._next:
+            return False
+        self._next = monotonic() + WARN_EVERY
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +147,8 @@ class Stream:
         self._pending: deque[tuple[Batch, Future[Scored]]] = deque()
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="otrain")
-        self._stopped, self._quiet_until = math.inf, 0.0
+        self._stopped = math.inf
+        self._failing, self._disagreeing = Pace(), Pace()
 
     def stop(self) -> None:
         """Take no more messages, deliver those that were taken, and end; good to be called from a signal handler."""
@@ -153,6 +168,7 @@ class Stream:
             if self._settings.until_end:
                 self._partitions.expect(self._settings.topics)
             consumer.subscribe([*self._settings.topics], **handlers)
+            log.info("waiting for the group to share out the partitions")
             while self._stopped > monotonic() or self._pending:
                 self._turn()
         except kafka.import_kafka().KafkaException as error:
@@ -210,12 +226,14 @@ class Stream:
             # Within a transaction nothing is polled, so that none holds what has gone to another process meanwhile.
             self._sink.deliver(scored, self._check_time if self._sink.commits else self._stay_alive)
         except SourceError as error:  # such as a registry of schemas that does not answer
-            self._warn_now_and_then(f"{error}: trying again")
+            if self._failing.is_due():
+                log.warning("%s: trying again", error)
             sleep(RETRY)
             self._pending.appendleft((batch, self._submit(batch)))
             self._stay_alive()
         except RewoundError as error:
-            self._warn_now_and_then(f"{error}: taking what is not delivered again")
+            if self._failing.is_due():
+                log.warning("%s: taking what is not delivered again", error)
             sleep(RETRY)
             self._partitions.go_back([batch.first, *(each.first for each, _ in self._pending)])
             self._pending.clear()
@@ -226,21 +244,18 @@ class Stream:
                 self._partitions.commit(batch.next)
             self._tell(scored)
 
-    def _warn_now_and_then(self, said: str) -> None:
-        if monotonic() >= self._quiet_until:
-            log.warning("%s", said)
-            self._quiet_until = monotonic() + WARN_EVERY
-
     def _tell(self, scored: Scored) -> None:
         for observer in self._observers:
             observer.observe(scored, time())
         rows = scored.disagreements.tolist()
+        if not rows or not self._disagreeing.is_due():
+            return
         for row in rows[:TOLD_AT_ONCE]:
             _, others = scored.shadow or (None, scored.scores)
             candid = scored.cutouts.header["CANDID"][row]
             log.warning("the models disagree on %s: %.4f, beside it %.4f", candid, scored.scores[row], others[row])
         if len(rows) > TOLD_AT_ONCE:
-            log.warning("the models disagree on %d more of this batch", len(rows) - TOLD_AT_ONCE)
+            log.warning("the models disagree on %d of %d alerts of this batch", len(rows), len(scored.scores))
 
     def _tick(self) -> None:
         for observer in self._observers:
@@ -255,7 +270,7 @@ class Stream:
     def _check_time(self) -> None:
         if monotonic() - self._stopped > DRAIN:
             raise StreamError(
-                f"results could not be delivered within {DRAIN:g} s: their alerts are taken again next time"
+                f"what was taken could not be scored and delivered within {DRAIN:g} s: it is taken again next time"
             )
 
     def _forget(self, consumer: Any, partitions: list[Any]) -> None:  # noqa: ARG002

@@ -379,7 +379,10 @@ def test_what_a_mapping_names_and_packets_have_not_is_told_once_for_each_schema(
         ("planes: {DIFF: a}\ncolumns: {MAG: {flux: a}}", "column MAG: flux needs zero_point too"),
         ("planes: {DIFF: a}\ncolumns: {MAG: {text: a}}", "column MAG is a number"),
         ("planes: {DIFF: a}\ncolumns: {FILTER: {flux: a, zero_point: 3}}", "column FILTER is text"),
-        ("planes: {DIFF: 3}\ncolumns: {}", "'3' is neither a field nor a list of fields"),
+        ("planes: {DIFF: a}\ncolumns: {FILTER: {field: a, values: [g]}}", "values: '['g']' does not tell a text"),
+        ("planes: {DIFF: a}\ncolumns: {MAG: 5}", "column MAG: '5' is neither"),
+        ("planes: {DIFF: a}\nknown_by: 5", "known_by: '5' is neither"),
+        ("planes: {DIFF: 3}\ncolumns: {}", "plane DIFF: '3' is neither a field nor a list of fields"),
         ("planes: {DIFF: []}\ncolumns: {}", "neither a field"),
         ("columns: {}", "planes"),
         ("planes: {DIFF: a}\ncolumns: {}\nstamp: [a]", "is not [ny, nx], in pixels"),
@@ -707,6 +710,9 @@ class _Registry(BaseHTTPRequestHandler):
         number = self.path.rpartition("/")[2]
         known, missing = {"schema": json.dumps(SCHEMAS["ztf"])}, {"error_code": 40403, "message": "none"}
         content = json.dumps({"12": known, "13": missing}.get(number, {"message": "none"})).encode()
+        if number in ("779", "780"):
+            content = b'{"schema": 5}' if number == "779" else b"[" * 200_000
+            number = "12"
         if number == "777":  # something that breaks off within its answer
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf of")
             return
@@ -752,7 +758,7 @@ def test_schemas_come_from_a_registry_each_asked_for_once(registry):
     for number in (500, 302, 404):
         with pytest.raises(SourceError, match=f"refuses the schema {number}"):
             list(reader.read([message("ztf", alert("ztf"), number)]))
-    for number, words in ((777, "is no registry"), (778, "does not answer")):
+    for number, words in ((777, "no registry"), (778, "does not answer"), (779, "no registry"), (780, "no registry")):
         with pytest.raises(SourceError, match=words):
             list(reader.read([message("ztf", alert("ztf"), number)]))
 
@@ -761,6 +767,13 @@ def test_a_registry_that_does_not_answer_is_told():
     reader = AlertReader(PLANES, (63, 63), schemas=open_schemas("http://127.0.0.1:9"))
     with pytest.raises(SourceError, match=r"the registry http://127.0.0.1:9 does not answer"):
         list(reader.read([message("ztf", alert("ztf"), 500)]))
+
+
+@pytest.mark.parametrize("content", ["5", "null", '{"type": "record", "name": "x", "fields": 5}'])
+def test_a_file_that_is_no_schema_is_told(tmp_path, content):
+    (tmp_path / "x.avsc").write_text(content)
+    with pytest.raises(UsageError, match="cannot be used"):
+        open_schemas(str(tmp_path / "x.avsc"))
 
 
 def test_schemas_may_be_several_files(tmp_path):

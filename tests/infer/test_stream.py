@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import fastavro
 import numpy as np
 import pytest
-from brokers import Broker, end, finish, start
+from brokers import PARTITIONS, Broker, end, finish, start
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from networks import make_card, make_model
 from packet_files import SCHEMAS, alert, container, message
@@ -307,7 +307,7 @@ def test_where_a_group_begins_is_kept_although_it_died_before_it_had_done_anythi
     broker.send(topic, packets(range(5)))
     told = ("--model", model, "--output-topic", f"{topic}-out", "--group", topic)  # from the latest on
     process = start(broker, *told, topic=topic)
-    while "partitions" not in process.stderr.readline():
+    while f"{PARTITIONS} partitions" not in process.stderr.readline():
         pass
     end(process, signal.SIGKILL)
     broker.send(topic, packets(range(5, 9)))
@@ -459,6 +459,10 @@ def test_several_processes_share_the_work(broker, model, topic):
 
 WRONG = {
     "neither": ([], "results go to --output-topic or to --output"),
+    "no group": (["--output-topic", "o", "--group", ""], "a name is missing"),
+    "no topic": (["--output-topic", "o", "--topics", " "], "a name is missing"),
+    "format": (["--output", "o.csv", "--format", "avro"], "--format go with --output-topic"),
+    "registry": (["--output-topic", "o", "--schema", "http://[::1"], "is no registry's (Invalid IPv6 URL)"),
     "both": (["--output-topic", "o", "--output", "o.csv"], "results go to --output-topic or to --output"),
     "same": (["--output-topic", "alerts"], "cannot be read and written"),
     "dead": (["--output-topic", "o", "--dead-letter", "alerts"], "cannot be read and written"),
