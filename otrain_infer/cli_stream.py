@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,18 +79,7 @@ def _parser() -> Parser:
     option("--until-end", action="store_true", help="end when all that is there has been scored")
     option("--max-batch", type=_count, default=256, help="messages that are scored together, at most")
     option("--max-latency-ms", type=_positive, default=200.0, help="how long one waits for others, at most")
-    option("--model", help="ONNX file with its card; if not given, the embedded demonstration model")
-    option("--watch", metavar="SECONDS", type=_positive, help="how often to see whether the model file has changed")
-    option("--shadow", metavar="MODEL", help="a second model, scored beside the first: where they disagree is logged")
-    option("--device", default="cpu", help="cpu, cuda, cuda:N, several GPUs as cuda:N,M, or auto")
-    option("--precision", choices=("auto", "int8", "fp32"), default="auto", help="of a model with an int8 copy")
-    option("--threads", type=_count, help="threads that read and score; if not given, one a processor")
-    option(
-        "--mapping",
-        metavar="FILE.yaml",
-        help="where alerts keep planes and columns; if not given, told by their schema",
-    )
-    option("--schema", metavar="FILE|DIR|URL", help="schema of alerts that do not carry it, or the registry of schemas")
+    _add_model_options(option)
     option(
         "--metrics-port",
         type=int,
@@ -107,6 +96,22 @@ def _parser() -> Parser:
     )
     option("--kafka-config", metavar="FILE", help="file with such settings, one a line")
     return parser
+
+
+def _add_model_options(option: Callable[..., object]) -> None:
+    """Add what tells which model scores, on what, and how it reads alerts."""
+    option("--model", help="ONNX file with its card; if not given, the embedded demonstration model")
+    option("--watch", metavar="SECONDS", type=_positive, help="how often to see whether the model file has changed")
+    option("--shadow", metavar="MODEL", help="a second model, scored beside the first: where they disagree is logged")
+    option("--device", default="cpu", help="cpu, cuda, cuda:N, several GPUs as cuda:N,M, or auto")
+    option("--precision", choices=("auto", "int8", "fp32"), default="auto", help="of a model with an int8 copy")
+    option("--threads", type=_count, help="threads that read and score; if not given, one a processor")
+    option(
+        "--mapping",
+        metavar="FILE.yaml",
+        help="where alerts keep planes and columns; if not given, told by their schema",
+    )
+    option("--schema", metavar="FILE|DIR|URL", help="schema of alerts that do not carry it, or the registry of schemas")
 
 
 def stream(argv: Sequence[str] | None = None) -> int:

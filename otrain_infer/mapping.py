@@ -338,14 +338,14 @@ def _mapping(content: Any, name: str) -> PacketMapping:
         raise TypeError("it has no keys")
     _check_keys(content, [each.name for each in fields(PacketMapping)], "a mapping")
     for key in ("planes", "columns"):
-        if not isinstance(content.get(key, {} if key == "columns" else None), dict):
+        if not isinstance(content.get(key, {}), dict):
             raise TypeError(f"it tells no {key}")
-    planes = {plane: _choice(choice, f"plane {plane}") for plane, choice in content["planes"].items()}
+    planes = {plane: _choice(choice, f"plane {plane}") for plane, choice in content.get("planes", {}).items()}
     columns = {column: _column(column, told) for column, told in content.get("columns", {}).items()}
     _check_keys(planes, PLANES, "planes")
     _check_keys(columns, (*NUMBERS, *TEXTS, EDGE), "columns")
     if not planes:
-        raise ValueError("it tells no plane")
+        raise ValueError("it tells no planes")
     known_by = _choice(content["known_by"], "known_by") if "known_by" in content else ()
     stamp = _stamp(content.get("stamp", []))
     filled = content.get("filled", False)
