@@ -3,7 +3,6 @@
 import logging
 import signal
 import sys
-import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,9 @@ if TYPE_CHECKING:
     from otrain_infer.observers import MonitorFeed
     from otrain_infer.partitions import Partitions
     from otrain_infer.sinks import TableSink, TopicSink
+    from otrain_infer.stream import Pace
 
 log = logging.getLogger("otrain.stream")
-
-TELL_AGAIN = 60.0
-"""How long a failure that goes on is not told again (s)."""
 
 
 def _positive(text: str) -> float:
@@ -241,17 +238,16 @@ def _open_sink(arguments: Namespace, settings: dict[str, str], consumer: Any) ->
     return TopicSink(producer, arguments.output_topic, arguments.dead_letter, write)
 
 
-_told: dict[str, float] = {}
+_paces: "dict[str, Pace]" = {}
 
 
 def _tell_error(error: Any) -> None:
     """Log what librdkafka says, and the same again only after a while."""
     from otrain_infer import kafka
+    from otrain_infer.stream import Pace
 
-    said = kafka.describe(error)
-    if time.monotonic() - _told.get(error.name(), -TELL_AGAIN) >= TELL_AGAIN:
-        _told[error.name()] = time.monotonic()
-        log.warning("Kafka: %s", said)
+    if _paces.setdefault(error.name(), Pace()).is_due():
+        log.warning("Kafka: %s", kafka.describe(error))
 
 
 def _obey_signals(work: Any, model: "LiveModel") -> None:

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from time import monotonic
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from otrain_infer.cutouts import Cutouts
 from otrain_infer.live_model import Loaded
 from otrain_infer.monitor import Monitor
 from otrain_infer.partitions import Position
+from otrain_infer.stream import Pace
 
 KEPT = 100_000
 """Of so many alerts, the last ones, the latencies are told."""
@@ -68,7 +68,7 @@ class MonitorFeed:
 
     def __init__(self, monitor: Monitor, model: Loaded, lags: Callable[[], Mapping[Position, int]]) -> None:
         self._monitor, self._model, self._lags = monitor, model, lags
-        self._next_lags = 0.0
+        self._lags_pace = Pace(LAGS_EVERY)
 
     def see(self, model: Loaded, cutouts: Cutouts) -> None:
         """See cutouts before they are scored; good for several threads at once."""
@@ -88,8 +88,7 @@ class MonitorFeed:
 
     def tick(self) -> None:
         """Tell how many messages wait, now and then."""
-        if monotonic() >= self._next_lags:
-            self._next_lags = monotonic() + LAGS_EVERY
+        if self._lags_pace.is_due():
             self._monitor.set_lags(self._lags())
 
 

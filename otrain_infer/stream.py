@@ -35,16 +35,16 @@ TOLD_AT_ONCE = 5
 
 
 class Pace:
-    """Tells when what goes on and on is due to be told again."""
+    """Tells when what is done again and again is due: after so many seconds."""
 
-    def __init__(self) -> None:
-        self._next = 0.0
+    def __init__(self, every: float = WARN_EVERY) -> None:
+        self._every, self._next = every, 0.0
 
     def is_due(self) -> bool:
         """Tell whether it is, and if so, begin to wait again."""
         if monotonic() < self._next:
             return False
-        self._next = monotonic() + WARN_EVERY
+        self._next = monotonic() + self._every
         return True
 
 
