@@ -184,7 +184,10 @@ def _optimise_dataset_size(arguments: Namespace) -> int:
 
 
 def _mock_parser() -> ConfigParser:
-    parser = ConfigParser(prog="otrain-mock", description="Write mock cutouts, sorted into true/ and false/.")
+    parser = ConfigParser(
+        prog="otrain-mock",
+        description="Write mock cutouts, sorted into true/ and false/; or mock images, into science/ and reference/.",
+    )
     option = parser.add_argument
     option("--output", required=True, type=Path, help="folder to write to")
     option("--n-true", type=int, default=1000, help="real ones")
@@ -192,6 +195,8 @@ def _mock_parser() -> ConfigParser:
     option("--size", type=int, default=64, help="width and height (pixels)")
     option("--planes", type=plane_names, default="SCI,REF,DIFF", help="planes of each")
     option("--seed", type=int, default=0, help="decides what they look like")
+    option("--n-pairs", type=int, default=0, help="pairs of images to write instead of cutouts")
+    option("--image-size", type=int, default=1024, help="width and height of these images (pixels)")
     return parser
 
 
@@ -201,6 +206,8 @@ def mock(argv: Sequence[str] | None = None) -> int:
 
 
 def _mock(arguments: Namespace) -> int:
+    if arguments.n_pairs:
+        return _mock_images(arguments)
     from otrain_train.mock import MockSettings, write_mock
 
     settings = MockSettings(
@@ -212,5 +219,15 @@ def _mock(arguments: Namespace) -> int:
     )
     with progress(settings.n_true + settings.n_false, "cutouts") as bar:
         write_mock(arguments.output, settings, bar.update)
+    print(arguments.output)
+    return DONE
+
+
+def _mock_images(arguments: Namespace) -> int:
+    from otrain_train.mock_images import MockImageSettings, write_mock_images
+
+    settings = MockImageSettings(arguments.n_pairs, arguments.image_size, arguments.seed)
+    with progress(settings.n_pairs, "pairs") as bar:
+        write_mock_images(arguments.output, settings, bar.update)
     print(arguments.output)
     return DONE

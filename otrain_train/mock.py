@@ -15,6 +15,7 @@ import numpy as np
 from otrain_infer.card import PLANES
 from otrain_infer.cutouts import check_planes
 from otrain_infer.errors import OutputError, UsageError
+from otrain_train.cutout_files import cutout_bytes
 from otrain_train.datacube import Datacube
 from otrain_train.mock_scene import Exposure, Image, Scene, add_artefact, add_transient, expose, field_of, measure
 
@@ -123,7 +124,9 @@ def write_mock(
             target.mkdir(parents=True, exist_ok=True)
             _refuse_strangers(target, {f"{_candid(settings, label, i)}.fits" for i in range(_count(settings, label))})
         for label, mock in _mocks(settings):
-            (Path(folder) / FOLDERS[label] / mock.name).write_bytes(_fits_bytes(mock, settings.planes))
+            (Path(folder) / FOLDERS[label] / mock.name).write_bytes(
+                cutout_bytes(mock.pixels, settings.planes, mock.header)
+            )
             if progress:
                 progress(1)
     except OutputError:
@@ -243,42 +246,3 @@ def _cut(pixels: Image, header: dict[str, Any], settings: MockSettings, rng: np.
             high[axis], position[axis] = size - lost, FRAME - half + lost
     where = {"XPOS": float(position[1]), "YPOS": float(position[0]), "EDGE": str(at_edge)}
     return _Mock(pixels[low[0] : high[0], low[1] : high[1]], (low[0], low[1]), header | where)
-
-
-def _fits_bytes(mock: _Mock, planes: tuple[str, ...]) -> bytes:
-    shape = mock.pixels.shape[:2]
-    keywords = [_card(key, value) for key, value in mock.header.items()]
-    if len(planes) == 1:
-        return _header([_card("SIMPLE", True), *_image_cards(shape), *keywords]) + _data(mock.pixels[..., 0])
-    parts = [_header([_card("SIMPLE", True), _card("BITPIX", 8), _card("NAXIS", 0), _card("EXTEND", True), *keywords])]
-    for number, name in enumerate(planes):
-        extras = [_card("PCOUNT", 0), _card("GCOUNT", 1), _card("EXTNAME", name)]
-        parts.append(_header([_card("XTENSION", "IMAGE   "), *_image_cards(shape), *extras]))
-        parts.append(_data(mock.pixels[..., number]))
-    return b"".join(parts)
-
-
-def _image_cards(shape: tuple[int, int]) -> list[str]:
-    return [_card("BITPIX", -32), _card("NAXIS", 2), _card("NAXIS1", shape[1]), _card("NAXIS2", shape[0])]
-
-
-def _card(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        text = f"{'T' if value else 'F':>20}"
-    elif isinstance(value, str):
-        text = f"'{value:<8}'"
-    else:
-        text = f"{value:>20.12G}" if isinstance(value, float) else f"{value:>20}"
-    return f"{key:<8}= {text}".ljust(80)
-
-
-def _header(cards: list[str]) -> bytes:
-    return _filled("".join([*cards, "END".ljust(80)]).encode("ascii"), b" ")
-
-
-def _data(image: Image) -> bytes:
-    return _filled(image.astype(">f4").tobytes(), b"\0")
-
-
-def _filled(content: bytes, filler: bytes) -> bytes:
-    return content + filler * (-len(content) % 2880)

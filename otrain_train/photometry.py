@@ -1,0 +1,171 @@
+"""Sky, sources and their fluxes, by SEP (Barbary 2016, JOSS 1, 58), the library of Source Extractor's algorithms."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import sep
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+BOX = 64
+"""Width of the boxes in which the sky is measured (pixels)."""
+BRIGHT = 20.0
+"""Peak of a source, in units of the noise, from which on it can tell the point spread function."""
+STAR_SPREAD = 0.12
+"""How far the radius of a star may be from that of the others, relative."""
+BUFFERS = (300_000, 3_000_000, 30_000_000)
+"""Pixels that SEP may hold at a time: a crowded field takes more, and none takes all from the start."""
+ROUND = 1.4
+"""Longest axis of a star over its shortest."""
+HOT_PIXEL = 0.7
+"""Radius up to which a source is no more than a pixel (pixels)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sky:
+    """An image without its sky.
+
+    Attributes
+    ----------
+    pixels
+        float64 (ny, nx): sky subtracted, 0 where masked.
+    noise
+        float64 (ny, nx): standard deviation of the sky.
+    masked
+        bool (ny, nx).
+    """
+
+    pixels: Floats
+    noise: Floats
+    masked: Bools
+
+    @property
+    def typical_noise(self) -> float:
+        """Its median over the usable pixels."""
+        return float(np.median(self.noise[~self.masked]))
+
+
+def subtract_sky(pixels: Floats, masked: Bools) -> Sky:
+    """Take the sky, measured in boxes, from an image."""
+    filled = np.ascontiguousarray(np.where(masked, 0.0, pixels))
+    box = min(BOX, *(size // 3 for size in pixels.shape))
+    background = sep.Background(filled, mask=masked, bw=box, bh=box, fw=3, fh=3)
+    left = np.where(masked, 0.0, filled - background.back())
+    noise = background.rms()
+    smallest = background.globalrms if background.globalrms > 0 else 1e-30
+    return Sky(left, np.maximum(noise, smallest / 10), masked)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sources:
+    """Sources of an image, one row each; float64 (n,) unless said otherwise.
+
+    Attributes
+    ----------
+    y, x
+        Centre (pixels, the first being 0).
+    peak
+        Highest pixel (ADU).
+    significance
+        Highest pixel, smoothed, over the noise.
+    radius
+        Of the circle that holds half of the light (pixels).
+    elongation
+        Longer over shorter axis.
+    flags
+        int64 (n,), SEP's.
+    """
+
+    y: Floats
+    x: Floats
+    peak: Floats
+    significance: Floats
+    radius: Floats
+    elongation: Floats
+    flags: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> "Sources":
+        """Give some of them."""
+        return Sources(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+def find_sources(sky: Sky, threshold: float, smoothing: Floats | None = None, noise: Floats | None = None) -> Sources:
+    """Find what stands out.
+
+    Parameters
+    ----------
+    sky
+        The image.
+    threshold
+        Lowest smoothed pixel, in units of its noise.
+    smoothing
+        float64 (w, w), the point spread function: what it looks like is found best. None takes SEP's 3 x 3 kernel.
+    noise
+        float64 (ny, nx) where it is not that of the sky alone.
+    """
+    noise = sky.noise if noise is None else noise
+    options = {} if smoothing is None else {"filter_kernel": smoothing, "filter_type": "matched"}
+    for buffer in BUFFERS:
+        sep.set_extract_pixstack(buffer)
+        try:
+            found = sep.extract(
+                sky.pixels, threshold, err=noise, mask=sky.masked, minarea=3, deblend_cont=0.005, clean=False, **options
+            )
+            break
+        except Exception as error:
+            if "buffer full" not in str(error) or buffer == BUFFERS[-1]:
+                raise  # SEP raises nothing narrower
+    y, x = found["y"].astype(float), found["x"].astype(float)
+    reach = np.clip(6 * found["a"], 6.0, 30.0)
+    radius, _ = sep.flux_radius(sky.pixels, x, y, reach, 0.5, mask=sky.masked, subpix=5)
+    refined_x, refined_y, bad = sep.winpos(sky.pixels, x, y, np.clip(radius / 1.1774, 0.5, 10.0), mask=sky.masked)
+    moved = np.hypot(refined_x - x, refined_y - y)
+    kept = (bad == 0) & (moved < 2) & np.isfinite(moved)
+    return Sources(
+        y=np.where(kept, refined_y, y),
+        x=np.where(kept, refined_x, x),
+        peak=found["peak"].astype(float),
+        significance=found["cpeak"] / _at(noise, y, x) if smoothing is None else found["cpeak"].astype(float),
+        radius=radius,
+        elongation=found["a"] / np.maximum(found["b"], 1e-3),
+        flags=found["flag"].astype(np.int64),
+    )
+
+
+def _at(image: Floats, y: Floats, x: Floats) -> Floats:
+    ny, nx = image.shape
+    values: Floats = image[np.clip(np.rint(y).astype(int), 0, ny - 1), np.clip(np.rint(x).astype(int), 0, nx - 1)]
+    return values
+
+
+def find_stars(sky: Sky, sources: Sources, saturation: float) -> npt.NDArray[np.bool_]:
+    """Say which sources are stars that tell the point spread function: bright, round, not saturated, and alike.
+
+    Returns
+    -------
+    ndarray
+        bool (n,).
+    """
+    bright = (sources.peak > BRIGHT * _at(sky.noise, sources.y, sources.x)) & (sources.peak < 0.7 * saturation)
+    bright &= (sources.elongation < ROUND) & (sources.flags == 0) & (sources.radius > HOT_PIXEL)
+    if not bright.any():
+        return np.asarray(bright)
+    typical = common_radius(sources.radius[bright])
+    return np.asarray(bright & (np.abs(sources.radius / typical - 1) < STAR_SPREAD))
+
+
+def common_radius(radii: Floats) -> float:
+    """Give the radius that stars have in common: they are alike, while galaxies and cosmic rays are of any size.
+
+    Where there are as many galaxies of a size as stars, the smaller ones are the stars.
+    """
+    logs = np.log(radii)
+    grid = np.arange(logs.min() - 0.1, logs.max() + 0.1, 0.01)
+    density = np.exp(-(((grid[:, None] - logs) / STAR_SPREAD) ** 2) * 2).sum(axis=1)
+    peaks = np.flatnonzero((density[1:-1] >= density[:-2]) & (density[1:-1] > density[2:])) + 1
+    return float(np.exp(grid[peaks[density[peaks] >= 0.8 * density.max()][0]]))

@@ -1,0 +1,340 @@
+"""Difference images: a reference convolved to the point spread function of the science image, and taken from it.
+
+The kernel is that of Alard & Lupton (1998, ApJ 503, 325) with the polynomials over the field of Alard (2000, A&AS 144,
+363): a sum of Gaussians times polynomials whose total is the same everywhere, fitted to the pixels around bright stars.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import binary_dilation
+from scipy.signal import oaconvolve
+
+from otrain_infer.errors import SourceError
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+DEGREES = (6, 4, 2)
+"""Of the polynomials that go with the Gaussians, the narrowest first."""
+RELATIVE_WIDTHS = (0.5, 1.0, 2.0)
+"""Of the Gaussians, in units of the width by which the point spread functions differ."""
+ROUNDS = 4
+CLIP = 3.0
+"""Stars whose residuals are further from those of the others than this, in units of their scatter, are left out."""
+MODEL_ERROR = 0.01
+"""Part of a star's light by which it may differ from any model; it keeps the brightest from deciding alone."""
+SHARPER = 0.95
+"""Below this part of the width of the reference, the science image is the one that is convolved."""
+FEWEST_PER_TERM = 4
+"""Stars for each polynomial over the field: with fewer the kernel varies less."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSettings:
+    """How the kernel is fitted.
+
+    Attributes
+    ----------
+    order
+        Highest degree of the polynomials over the field; less is taken where there are few stars.
+    reach
+        Half of the width of the kernel (pixels); None for what the point spread functions ask for.
+    """
+
+    order: int = 2
+    reach: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A convolution kernel that varies over the field.
+
+    Attributes
+    ----------
+    basis
+        float64 (m, w, w): the first has a total of 1, all others of 0.
+    coefficients
+        float64 (terms, m): of each for each polynomial over the field. Those of the first are 0 but for the constant
+        polynomial, so that the total of the kernel is the same everywhere.
+    background
+        float64 (terms,): what is added after the convolution, for each polynomial.
+    order
+        Highest degree of the polynomials.
+    shape
+        (ny, nx) of the images.
+    """
+
+    basis: Floats
+    coefficients: Floats
+    background: Floats
+    order: int
+    shape: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """Ratio of fluxes: what 1 in the image that is convolved becomes."""
+        return float(self.coefficients[0, 0])
+
+    def at(self, y: float, x: float) -> Floats:
+        """Give the kernel at a position (pixels), float64 (w, w)."""
+        weights = polynomials(np.array([[y, x]]), self.shape, self.order)[0] @ self.coefficients
+        kernel: Floats = np.tensordot(weights, self.basis, 1)
+        return kernel
+
+    def convolve(self, image: Floats) -> Floats:
+        """Convolve an image, float64 (ny, nx), all finite; beyond its border there is nothing."""
+        terms = polynomials(np.indices(self.shape, dtype=np.float32).reshape(2, -1).T, self.shape, self.order)
+        total = terms @ self.background
+        for term, weights in zip(terms.T, self.coefficients, strict=True):
+            part = oaconvolve(image, np.tensordot(weights, self.basis, 1), mode="same")
+            total += term * part.ravel()
+        return np.asarray(total.reshape(self.shape), np.float64)
+
+    @cached_property
+    def _middle(self) -> Floats:
+        return self.at(self.shape[0] / 2, self.shape[1] / 2)
+
+    def convolve_variance(self, variance: Floats) -> Floats:
+        """Give what the variance of independent pixels becomes, float64 (ny, nx); the kernel is that of the middle."""
+        return np.asarray(np.maximum(oaconvolve(variance, self._middle**2, mode="same"), 0), np.float64)
+
+
+def polynomials(positions: npt.NDArray[Any], shape: tuple[int, int], order: int) -> Floats:
+    """Give the products of powers of positions (y, x), (n, 2), scaled to -1 to 1 over the field: float64 (n, terms)."""
+    v, u = 2 * positions[:, 0] / shape[0] - 1, 2 * positions[:, 1] / shape[1] - 1
+    return np.stack([u**i * v**j for i in range(order + 1) for j in range(order + 1 - i)], axis=1).astype(np.float64)
+
+
+def kernel_basis(width: float, reach: int) -> Floats:
+    """Give Gaussians times polynomials.
+
+    Parameters
+    ----------
+    width
+        By which the point spread functions differ (standard deviation, pixels).
+    reach
+        Half of the width of the kernel (pixels).
+
+    Returns
+    -------
+    ndarray
+        float64 (m, w, w), w = 2 reach + 1; the first has a total of 1, all others of 0.
+    """
+    axis = np.arange(-reach, reach + 1, dtype=np.float64)
+    made = []
+    for relative, degree in zip(RELATIVE_WIDTHS, DEGREES, strict=True):
+        sigma = relative * width
+        profile, scaled = np.exp(-(axis**2) / (2 * sigma**2)), axis / max(sigma, 1.0)
+        columns = [profile * scaled**power for power in range(degree + 1)]
+        for i in range(degree + 1):
+            for j in range(degree + 1 - i):
+                made.append(np.outer(columns[j], columns[i]))
+    basis = np.array(made)
+    totals = basis.sum((1, 2))
+    first = basis[0] / totals[0]
+    basis -= totals[:, None, None] * first
+    basis /= np.maximum(np.sqrt((basis**2).sum((1, 2)))[:, None, None], 1e-30)
+    basis[0] = first
+    return basis
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A science image and its reference on the same pixels.
+
+    Attributes
+    ----------
+    science, reference
+        float64 (ny, nx), sky subtracted; anything finite where masked.
+    science_variance, reference_variance
+        float64 (ny, nx), of each pixel.
+    masked
+        bool (ny, nx): pixels that either image has nothing usable in.
+    """
+
+    science: Floats
+    reference: Floats
+    science_variance: Floats
+    reference_variance: Floats
+    masked: Bools
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Difference:
+    """What is left when the matched reference is taken from the science image.
+
+    Attributes
+    ----------
+    pixels, reference, variance
+        float64 (ny, nx): the difference in units of the science image, the reference as it was taken away, and the
+        variance of the difference.
+    masked
+        bool (ny, nx): pixels that a masked one has reached.
+    kernel
+        That by which the reference was convolved, or the science image where `science_convolved`.
+    stars
+        int64 (n, 2): (y, x) of the stars to which it was fitted.
+    residual
+        Root mean square of what is left of these stars, in units of its error.
+    """
+
+    pixels: Floats
+    reference: Floats
+    variance: Floats
+    masked: Bools
+    kernel: Kernel
+    stars: npt.NDArray[np.int64]
+    residual: float
+    science_convolved: bool
+
+
+def subtract(
+    pair: Pair,
+    stars: npt.NDArray[np.int64],
+    fwhms: tuple[float, float],
+    settings: KernelSettings | None = None,
+) -> Difference:
+    """Match the sharper image of a pair to the other one, and give their difference.
+
+    Parameters
+    ----------
+    pair
+        Both images.
+    stars
+        int64 (n, 2): (y, x) of bright sources, which should not be saturated; some may be variable.
+    fwhms
+        Of the point spread functions of the science image and of the reference (pixels).
+    settings
+        How the kernel is fitted.
+
+    Returns
+    -------
+    Difference
+
+    Raises
+    ------
+    SourceError
+        When there are too few stars.
+    """
+    settings = settings or KernelSettings()
+    swapped = fwhms[0] < SHARPER * fwhms[1]
+    if swapped:
+        pair = Pair(pair.reference, pair.science, pair.reference_variance, pair.science_variance, pair.masked)
+    width = np.sqrt(max(max(fwhms) ** 2 - min(fwhms) ** 2, 1.0)) / 2.3548
+    reach = settings.reach or int(np.ceil(max(3.0 * RELATIVE_WIDTHS[-1] * width / 1.5, 1.5 * max(fwhms), 5)))
+    fit = _Fit(pair, kernel_basis(width, reach), reach + int(np.ceil(1.5 * max(fwhms))), settings.order)
+    kernel, used, residual = fit.solve(stars)
+    sharper = np.where(pair.masked, 0, pair.reference)
+    matched = kernel.convolve(sharper)
+    footprint = np.ones((2 * reach + 1, 2 * reach + 1), bool) if pair.masked.any() else None
+    masked = binary_dilation(pair.masked, footprint) if footprint is not None else pair.masked.copy()
+    variance = pair.science_variance + kernel.convolve_variance(pair.reference_variance)
+    pixels = pair.science - matched
+    if swapped:
+        # The science image was convolved to the reference: bring the result to its units.
+        scale = kernel.scale
+        return Difference(
+            -pixels / scale, pair.science / scale, variance / scale**2, masked, kernel, used, residual, True
+        )
+    return Difference(pixels, matched, variance, masked, kernel, used, residual, False)
+
+
+@dataclass(slots=True, eq=False)
+class _Fit:
+    """The normal equations of each star, from which those of the whole field are summed."""
+
+    pair: Pair
+    basis: Floats
+    half: int
+    order: int
+    _reach: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reach = self.basis.shape[1] // 2
+
+    def solve(self, stars: npt.NDArray[np.int64]) -> tuple[Kernel, npt.NDArray[np.int64], float]:
+        """Fit the kernel, leaving out stars that do not fit; give it, the stars kept, and what is left of them."""
+        parts = [part for star in stars.tolist() if (part := self._part(*star)) is not None]
+        if len(parts) < 3:
+            raise SourceError(
+                f"the point spread functions cannot be matched: {len(parts)} bright sources are in both images, away "
+                "from masked pixels and borders, and 3 are needed at the least"
+            )
+        kept = np.ones(len(parts), np.bool_)
+        for _ in range(ROUNDS):
+            kernel = self._kernel([part for part, keep in zip(parts, kept, strict=True) if keep])
+            left = np.array([part.residual(self._local(kernel, part)) for part in parts])
+            typical = np.median(left[kept])
+            scatter = 1.4826 * np.median(np.abs(left[kept] - typical))
+            now = left <= typical + CLIP * max(scatter, 0.1 * typical)
+            if now.sum() < max(3, len(parts) // 2) or (now == kept).all():
+                break
+            kept = now
+        positions = np.array([part.position for part, keep in zip(parts, kept, strict=True) if keep], np.int64)
+        return kernel, positions, float(np.sqrt(np.mean(left[kept])))
+
+    def _local(self, kernel: Kernel, part: "_Part") -> Floats:
+        terms = polynomials(np.array([part.position]), kernel.shape, kernel.order)[0]
+        return np.append(terms @ kernel.coefficients, terms @ kernel.background)
+
+    def _part(self, y: int, x: int) -> "_Part | None":
+        outer = self.half + self._reach
+        ny, nx = self.pair.masked.shape
+        if not (outer <= y < ny - outer and outer <= x < nx - outer):
+            return None
+        wide = np.s_[y - outer : y + outer + 1, x - outer : x + outer + 1]
+        if self.pair.masked[wide].any():
+            return None
+        inner = np.s_[y - self.half : y + self.half + 1, x - self.half : x + self.half + 1]
+        convolved = oaconvolve(self.pair.reference[wide][None], self.basis, mode="valid", axes=(1, 2))
+        columns = np.vstack([convolved.reshape(len(self.basis), -1), np.ones((1, (2 * self.half + 1) ** 2))])
+        science = self.pair.science[inner].ravel()
+        noise = self.pair.science_variance[inner] + self.pair.reference_variance[inner]
+        weights = 1 / (noise.ravel() + (MODEL_ERROR * science) ** 2)
+        weighted = columns * weights
+        return _Part(
+            (y, x), weighted @ columns.T, weighted @ science, float(np.sum(weights * science**2)), science.size
+        )
+
+    def _kernel(self, parts: list["_Part"]) -> Kernel:
+        order = self.order
+        while order and len(parts) < FEWEST_PER_TERM * (order + 1) * (order + 2) // 2:
+            order -= 1
+        ny, nx = self.pair.masked.shape
+        terms = polynomials(np.array([part.position for part in parts], np.float64), (ny, nx), order)
+        n_terms, n_columns = terms.shape[1], len(self.basis) + 1
+        normal = np.zeros((n_terms, n_columns, n_terms, n_columns))
+        right = np.zeros((n_terms, n_columns))
+        for term, part in zip(terms, parts, strict=True):
+            normal += np.einsum("i,j,kl->ikjl", term, term, part.normal)
+            right += np.outer(term, part.right)
+        free = np.ones((n_terms, n_columns), np.bool_)
+        free[1:, 0] = False  # the total of the kernel does not vary
+        chosen = free.ravel()
+        matrix = normal.reshape(chosen.size, chosen.size)[np.ix_(chosen, chosen)]
+        scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+        matrix = matrix * scale[:, None] * scale + 1e-9 * np.eye(len(scale))
+        solved = np.zeros(chosen.size)
+        solved[chosen] = scale * np.linalg.solve(matrix, scale * right.ravel()[chosen])
+        solution = solved.reshape(n_terms, n_columns)
+        return Kernel(self.basis, solution[:, :-1], solution[:, -1], order, (ny, nx))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The normal equations of one star."""
+
+    position: tuple[int, int]
+    normal: Floats
+    right: Floats
+    square: float
+    pixels: int
+
+    def residual(self, solution: Floats) -> float:
+        """Give chi-squared for each pixel."""
+        left = self.square - 2 * solution @ self.right + solution @ self.normal @ solution
+        return max(float(left), 0.0) / self.pixels
