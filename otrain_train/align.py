@@ -90,11 +90,13 @@ def _by_wcs(reference: SkyImage, science: SkyImage) -> Aligned:
     with quiet_fits(), np.errstate(invalid="ignore"):
         smooth = np.where(reference.masked, np.median(reference.pixels[~reference.masked]), filled)
         pixels, footprint = reproject_interp(
-            (smooth, reference.wcs), science.wcs, shape_out=science.shape, order="bicubic"
+            (smooth, reference.wcs), science.wcs, shape_out=science.shape, order="bicubic", roundtrip_coords=False
         )
         masked = ~(footprint > 0) | ~np.isfinite(pixels)
         if reference.masked.any():
-            spread, _ = reproject_interp((holes, reference.wcs), science.wcs, shape_out=science.shape, order="bilinear")
+            spread, _ = reproject_interp(
+                (holes, reference.wcs), science.wcs, shape_out=science.shape, order="bilinear", roundtrip_coords=False
+            )
             masked |= ~(spread < 0.01)
     return Aligned(np.where(masked, 0, pixels), masked)
 

@@ -102,6 +102,8 @@ def import_catalogue(catalogue: Path, folder: Path, settings: CatalogueSettings 
 
 def _read(path: Path) -> Any:
     from astropy.io import fits
+    from astropy.io.ascii import InconsistentTableError
+    from astropy.io.registry import IORegistryError
     from astropy.table import Table
 
     try:
@@ -112,9 +114,9 @@ def _read(path: Path) -> Any:
                     return Table(tables[0].data)
             try:
                 return Table.read(path)
-            except (OSError, ValueError, TypeError):
+            except IORegistryError:  # nothing in its name says what it is
                 return Table.read(path, format="ascii")
-    except (OSError, ValueError, TypeError, IndexError) as error:
+    except (OSError, ValueError, TypeError, IndexError, InconsistentTableError) as error:
         said = str(error).strip().partition("\n")[0]
         raise SourceError(f"the catalogue '{path}' cannot be read ({said})") from None
 

@@ -24,7 +24,7 @@ FOLDER, SUMMARY = "CheckSim", "summary.txt"
 ALL = "allbands"
 DISTRIBUTION, FRACTION, RECOVERED = "sim_mag_distrib_{}.png", "sim_det_fraction_{}.png", "sim_mag_recovered.png"
 BIN_WIDTHS = (0.25, 0.5, 1.0, 2.0, 5.0)
-MOST_BINS, FEWEST = 20, 10
+MOST_BINS, FEWEST = 20, 6
 """Bins of magnitude at most, and sources in each of them on average at least."""
 
 

@@ -126,7 +126,9 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
             except SourceError as error:
                 summary.failures.append(f"{error}: {rows.size} candidate(s) are not cut out")
                 continue
+            outside = rows.size
             for part, pixels in _windows(planes, candidates, rows, settings.size):
+                outside -= part.size
                 keywords = _keywords(candidates, part, pixels.shape[2:] != (settings.size, settings.size), planes.mjd)
                 content = cutouts_bytes(pixels, planes.names, keywords)
                 paths = [os.path.join(target, where[row], names[row]) for row in part.tolist()]
@@ -143,6 +145,8 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
                 done += len(part)
                 if progress:
                     progress(done, len(candidates))
+            if outside:
+                summary.failures.append(f"{outside} candidate(s) lie outside of their image '{planes.file}'")
     if len(candidates) and not done:
         raise SourceError(summary.failures[0])
     return summary
@@ -209,6 +213,7 @@ def _by_image(candidates: Candidates) -> Iterator[Rows]:
 class _Planes:
     """The images that candidates are cut out of: float32 (planes, ny, nx), and their names."""
 
+    file: str
     names: tuple[str, ...]
     pixels: tuple[Pixels, ...]
     mjd: float
@@ -232,7 +237,7 @@ def _read_planes(candidates: Candidates, row: int, folder: Path) -> _Planes:
     if len({each.shape for each in found}) > 1:
         sizes = ", ".join(f"{name} {each.shape[1]} x {each.shape[0]}" for name, each in zip(names, found, strict=True))
         raise SourceError(f"the images of candidate {candidates.ids[row]} are not of the same pixels ({sizes})")
-    return _Planes(tuple(names), tuple(found), mjd)
+    return _Planes(str(candidates.images[row] or candidates.differences[row]), tuple(names), tuple(found), mjd)
 
 
 def _resolve(name: str, folder: Path) -> Path:
@@ -254,7 +259,7 @@ def _read_pixels(path: Path) -> tuple[Pixels, fits.Header]:
 def _windows(planes: _Planes, candidates: Candidates, rows: Rows, size: int) -> Iterator[tuple[Rows, Pixels]]:
     """Give rows and their float32 (n, planes, ny, nx), which is smaller than asked for where the image ends.
 
-    The pixel in which the candidate lies is number size // 2 of each axis, as astropy's Cutout2D has it.
+    The candidate is at most half a pixel from the middle, as astropy's Cutout2D has it.
     """
     ny, nx = planes.pixels[0].shape
     tops = np.ceil(candidates.y[rows] - 1 - size / 2)

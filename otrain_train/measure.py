@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 APERTURE = 0.75
 """Radius of the aperture (width of the point spread function): the faintest sources are measured best."""
 EDGE = 16
-"""A candidate nearer to a border, or to what one of the images does not cover, is at the edge (pixels)."""
+"""A candidate nearer to a border of the image is at the edge (pixels): a cutout of 32 pixels is cut off there."""
 SMOOTHING = 1.5
 """Half of the width of what the difference is smoothed with (width of the point spread function)."""
 
@@ -106,9 +106,8 @@ def _of_sign(
     kept = (flux > 0) & (error > 0)
     flux, error = flux[kept] / held[kept], error[kept] / held[kept]
     y, x = sources.y[kept], sources.x[kept]
-    # A border is where an image ends, or where what both cover ends.
-    outside = np.array([_meets(masked, round(float(v)), round(float(u))) for v, u in zip(y, x, strict=True)], np.bool_)
-    return Measured(y, x, flux, error, sources.radius[kept], np.ones(len(y)), outside.reshape(len(y)), 1.0)
+    edge = (np.minimum(y, x) < EDGE) | (y > ny - 1 - EDGE) | (x > nx - 1 - EDGE)
+    return Measured(y, x, flux, error, sources.radius[kept], np.ones(len(y)), np.asarray(edge), 1.0)
 
 
 def _core(psf: PointSpread, y: float, x: float, half: int) -> Floats:
@@ -123,11 +122,3 @@ def held_in_aperture(psf: PointSpread, y: float, x: float, radius: float) -> flo
     top, left, stamp = psf.stamp(y, x)
     held, _, _ = sep.sum_circle(np.ascontiguousarray(stamp), [x - left], [y - top], radius, subpix=0)
     return float(held[0])
-
-
-def _meets(masked: npt.NDArray[np.bool_], y: int, x: int) -> bool:
-    ny, nx = masked.shape
-    if y < EDGE or x < EDGE or y >= ny - EDGE or x >= nx - EDGE:
-        return True
-    rows, columns = masked[y - EDGE : y + EDGE + 1, x], masked[y, x - EDGE : x + EDGE + 1]
-    return bool(rows[0] and columns[0]) or bool(masked[y - EDGE : y + EDGE + 1, x - EDGE : x + EDGE + 1].mean() > 0.5)

@@ -1,22 +1,32 @@
 """Sky, sources and their fluxes, by SEP (Barbary 2016, JOSS 1, 58), the library of Source Extractor's algorithms."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sep
+from scipy.ndimage import binary_dilation, uniform_filter
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 BOX = 64
 """Width of the boxes in which the sky is measured (pixels)."""
+SMOOTHED, COVERED = 5, 4.0
+"""Where the mean of so many pixels along each axis is above the sky by so many times its noise, there are sources."""
+MOST_COVERED = 0.6
+"""Part of an image up to which what is between the sources is all that counts as sky."""
 BRIGHT = 20.0
 """Peak of a source, in units of the noise, from which on it can tell the point spread function."""
 STAR_SPREAD = 0.12
 """How far the radius of a star may be from that of the others, relative."""
 BUFFERS = (300_000, 3_000_000, 30_000_000)
 """Pixels that SEP may hold at a time: a crowded field takes more, and none takes all from the start."""
+ALIKE = 0.4
+"""From this part of the commonest radius on a radius is common."""
+COSMIC_RAY = 1.0
+"""Radius up to which a source may well be a cosmic ray (pixels)."""
 ROUND = 1.4
 """Longest axis of a star over its shortest."""
 HOT_PIXEL = 0.7
@@ -48,14 +58,19 @@ class Sky:
 
 
 def subtract_sky(pixels: Floats, masked: Bools) -> Sky:
-    """Take the sky, measured in boxes, from an image."""
+    """Take the sky, measured in boxes between the sources, from an image."""
     filled = np.ascontiguousarray(np.where(masked, 0.0, pixels))
     box = min(BOX, *(size // 3 for size in pixels.shape))
-    background = sep.Background(filled, mask=masked, bw=box, bh=box, fw=3, fh=3)
+    first = sep.Background(filled, mask=masked, bw=box, bh=box, fw=3, fh=3)
+    # The light of the sources would count as sky, and be missing in what is measured of them.
+    covered = uniform_filter(filled - first.back(), SMOOTHED) > COVERED * first.globalrms / SMOOTHED
+    covered = binary_dilation(covered, iterations=SMOOTHED)
+    if covered.mean() > MOST_COVERED:
+        covered = np.zeros_like(masked)
+    background = sep.Background(filled, mask=masked | covered, bw=box, bh=box, fw=3, fh=3)
     left = np.where(masked, 0.0, filled - background.back())
-    noise = background.rms()
     smallest = background.globalrms if background.globalrms > 0 else 1e-30
-    return Sky(left, np.maximum(noise, smallest / 10), masked)
+    return Sky(left, np.maximum(background.rms(), smallest / 10), masked)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +83,6 @@ class Sources:
         Centre (pixels, the first being 0).
     peak
         Highest pixel (ADU).
-    significance
-        Highest pixel, smoothed, over the noise.
     radius
         Of the circle that holds half of the light (pixels).
     elongation
@@ -81,7 +94,6 @@ class Sources:
     y: Floats
     x: Floats
     peak: Floats
-    significance: Floats
     radius: Floats
     elongation: Floats
     flags: npt.NDArray[np.int64]
@@ -94,7 +106,7 @@ class Sources:
         return Sources(*(getattr(self, name)[rows] for name in self.__slots__))
 
 
-def find_sources(sky: Sky, threshold: float, smoothing: Floats | None = None, noise: Floats | None = None) -> Sources:
+def find_sources(sky: Sky, threshold: float, smoothing: Floats | None = None) -> Sources:
     """Find what stands out.
 
     Parameters
@@ -104,17 +116,17 @@ def find_sources(sky: Sky, threshold: float, smoothing: Floats | None = None, no
     threshold
         Lowest smoothed pixel, in units of its noise.
     smoothing
-        float64 (w, w), the point spread function: what it looks like is found best. None takes SEP's 3 x 3 kernel.
-    noise
-        float64 (ny, nx) where it is not that of the sky alone.
+        float64 (w, w), the point spread function: what looks like it is found best, be it a single pixel that is above
+        the threshold then. None takes SEP's 3 x 3 kernel, and three pixels that are.
     """
-    noise = sky.noise if noise is None else noise
-    options = {} if smoothing is None else {"filter_kernel": smoothing, "filter_type": "matched"}
+    options: dict[str, Any] = {"minarea": 3}
+    if smoothing is not None:
+        options = {"minarea": 1, "filter_kernel": smoothing, "filter_type": "matched"}
     for buffer in BUFFERS:
         sep.set_extract_pixstack(buffer)
         try:
             found = sep.extract(
-                sky.pixels, threshold, err=noise, mask=sky.masked, minarea=3, deblend_cont=0.005, clean=False, **options
+                sky.pixels, threshold, err=sky.noise, mask=sky.masked, deblend_cont=0.005, clean=False, **options
             )
             break
         except Exception as error:
@@ -130,7 +142,6 @@ def find_sources(sky: Sky, threshold: float, smoothing: Floats | None = None, no
         y=np.where(kept, refined_y, y),
         x=np.where(kept, refined_x, x),
         peak=found["peak"].astype(float),
-        significance=found["cpeak"] / _at(noise, y, x) if smoothing is None else found["cpeak"].astype(float),
         radius=radius,
         elongation=found["a"] / np.maximum(found["b"], 1e-3),
         flags=found["flag"].astype(np.int64),
@@ -162,10 +173,12 @@ def find_stars(sky: Sky, sources: Sources, saturation: float) -> npt.NDArray[np.
 def common_radius(radii: Floats) -> float:
     """Give the radius that stars have in common: they are alike, while galaxies and cosmic rays are of any size.
 
-    Where there are as many galaxies of a size as stars, the smaller ones are the stars.
+    In a field of many galaxies some of their radii may be as common as that of the stars: the smallest ones are the
+    stars then. What is smaller than a star that is well sampled is only taken for stars where nothing else is common.
     """
     logs = np.log(radii)
     grid = np.arange(logs.min() - 0.1, logs.max() + 0.1, 0.01)
     density = np.exp(-(((grid[:, None] - logs) / STAR_SPREAD) ** 2) * 2).sum(axis=1)
     peaks = np.flatnonzero((density[1:-1] >= density[:-2]) & (density[1:-1] > density[2:])) + 1
-    return float(np.exp(grid[peaks[density[peaks] >= 0.8 * density.max()][0]]))
+    common = np.exp(grid[peaks[density[peaks] >= ALIKE * density.max()]])
+    return float(next((radius for radius in common.tolist() if radius > COSMIC_RAY), common[0]))

@@ -27,9 +27,12 @@ STARS_PER_CELL = 12
 """Stars from which the point spread function of a part of the field is measured, at the least."""
 MOST_CELLS = 5
 """Parts of the field along an axis, at the most."""
-MOST_STARS = 60
+MOST_STARS = 25
 """Stars of a part that are used, the brightest."""
-FEWEST_STARS = 2
+ROUNDS = 4
+"""How often the model and the positions of the stars are made to fit each other: more changes nothing."""
+FEWEST_STARS, FEW = 1, 4
+"""Stars without which nothing can be measured, and below which nothing finer than the pixels is."""
 REACH = 6.0
 """Half of the width of the stamp of a source, in units of twice the radius that holds half of its light."""
 CORE = 1.2, 2.0
@@ -193,14 +196,14 @@ def measure_psf(sky: Sky, sources: Sources, stars: npt.NDArray[np.bool_], path: 
     Raises
     ------
     SourceError
-        When there are fewer than two stars that stand alone.
+        When there is no star that stands alone.
     """
     width = 2 * float(np.median(sources.radius[stars])) if stars.any() else 3.0
     alone = isolated(sky, sources, stars, int(np.ceil(CORE[1] * width)) + 1)
     if len(alone) < FEWEST_STARS:
         raise SourceError(
-            f"the point spread function of '{path}' cannot be measured: {len(alone)} bright, round and unsaturated "
-            f"source(s) stand alone in it, and {FEWEST_STARS} are needed; give one with --psf"
+            f"the point spread function of '{path}' cannot be measured: no bright, round and unsaturated "
+            "source stands alone in it; give one with --psf"
         )
     cells = int(np.clip(np.sqrt(len(alone) / STARS_PER_CELL), 1, MOST_CELLS))
     ny, nx = sky.pixels.shape
@@ -218,10 +221,12 @@ def measure_psf(sky: Sky, sources: Sources, stars: npt.NDArray[np.bool_], path: 
             chosen = chosen[np.argsort(-sources.peak[chosen], kind="stable")][:MOST_STARS]
             models.append(_build(sky, sources, chosen, width))
     grid = np.array(models).reshape(cells, cells, *models[0].shape)
-    return GridPointSpread(grid, _oversampling(width), (ny, nx), len(alone))
+    return GridPointSpread(grid, _oversampling(width, len(alone)), (ny, nx), len(alone))
 
 
-def _oversampling(width: float) -> int:
+def _oversampling(width: float, stars: int) -> int:
+    if stars < FEW:
+        return 1
     return FINE if width < NARROW else COARSE
 
 
@@ -251,11 +256,12 @@ def _build(sky: Sky, sources: Sources, rows: npt.NDArray[np.int64], width: float
 
     positions = Table({"x": sources.x[rows], "y": sources.y[rows]})
     half = int(np.ceil(CORE[1] * width)) + 1
+    oversampling = _oversampling(width, len(rows))
     with quiet_fits():
         cut = extract_stars(NDData(sky.pixels, mask=sky.masked), positions, size=2 * half + 1)
-        built: Any = EPSFBuilder(oversampling=_oversampling(width), maxiters=8, progress_bar=False)(cut)
+        built: Any = EPSFBuilder(oversampling=oversampling, maxiters=ROUNDS, progress_bar=False)(cut)
     epsf = built[0] if isinstance(built, tuple) else built.epsf
-    return _with_wings(np.asarray(epsf.data, np.float64), width * _oversampling(width))
+    return _with_wings(np.asarray(epsf.data, np.float64), width * oversampling)
 
 
 def _with_wings(core: Floats, width: float) -> Floats:

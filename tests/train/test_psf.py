@@ -60,17 +60,17 @@ def test_stars_are_told_from_galaxies_and_cosmic_rays():
     radii = np.array([0.9, 1.0, 2.1, 2.15, 2.2, 2.18, 2.12, 2.2, 4.0, 5.5, 7.0])
     assert common_radius(radii) == pytest.approx(2.16, abs=0.05)
     n = len(radii)
-    sources = Sources(*np.full((3, n), 50.0), np.full(n, 99.0), radii, np.ones(n), np.zeros(n, np.int64))
+    sources = Sources(*np.full((2, n), 50.0), np.full(n, 99.0), radii, np.ones(n), np.zeros(n, np.int64))
     sky = Sky(np.zeros((100, 100)), np.ones((100, 100)), np.zeros((100, 100), bool))
     assert find_stars(sky, sources, 1e5).tolist() == [False, False, *[True] * 6, False, False, False]
 
 
 def test_an_image_without_stars_says_so():
     sky = Sky(np.zeros((100, 100)), np.ones((100, 100)), np.zeros((100, 100), bool))
-    nothing = Sources(*(np.empty(0) for _ in range(6)), np.empty(0, np.int64))
+    nothing = Sources(*(np.empty(0) for _ in range(5)), np.empty(0, np.int64))
     from pathlib import Path
 
-    with pytest.raises(SourceError, match=r"cannot be measured: 0 bright.*--psf"):
+    with pytest.raises(SourceError, match=r"cannot be measured: no bright.*--psf"):
         measure_psf(sky, nothing, np.empty(0, bool), Path("a.fits"))
 
 
