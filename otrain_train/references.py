@@ -1,8 +1,10 @@
 """Which reference belongs to an image: the only one, that of its name, or that which covers it in its filter."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from astropy.wcs import WCS
 
 from otrain_infer.errors import SourceError
 from otrain_train.images import ImageSettings, SkyImage, find_images, read_image, stem_of
@@ -18,6 +20,7 @@ class References:
         self._settings = settings
         self._files = find_images(path) if path.is_dir() else [path]
         self._known: dict[Path, SkyImage] = {}
+        self._fields: dict[Path, _Field | None] = {}
 
     def of(self, image: SkyImage) -> SkyImage:
         """Give the reference of an image.
@@ -46,12 +49,19 @@ class References:
             self._known = {path: read_image(path, self._settings)}  # the last one only: images are large
         return self._known[path]
 
+    def _field(self, path: Path) -> "_Field | None":
+        if path not in self._fields:
+            try:
+                image = self._read(path)
+            except SourceError:
+                self._fields[path] = None
+            else:
+                self._fields[path] = None if image.wcs is None else _Field(image.wcs, image.shape, image.band)
+        return self._fields[path]
+
     def _share(self, path: Path, image: SkyImage) -> float:
-        try:
-            reference = self._read(path)
-        except SourceError:
-            return 0.0
-        if reference.wcs is None or image.wcs is None or (reference.band and reference.band != image.band):
+        reference = self._field(path)
+        if reference is None or image.wcs is None or (reference.band and reference.band != image.band):
             return 0.0
         grid = np.meshgrid(np.linspace(0, image.shape[0] - 1, 20), np.linspace(0, image.shape[1] - 1, 20))
         ra, dec = image.sky_position(grid[0].ravel(), grid[1].ravel())
@@ -60,3 +70,12 @@ class References:
         except Exception:  # noqa: BLE001 (positions that the distortion of the reference cannot reach)
             return 0.0
         return float(np.mean((x >= 0) & (y >= 0) & (x < reference.shape[1]) & (y < reference.shape[0])))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Field:
+    """What part of the sky an image shows, and in which filter."""
+
+    wcs: WCS
+    shape: tuple[int, int]
+    band: str

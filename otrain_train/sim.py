@@ -14,7 +14,16 @@ from scipy.spatial import cKDTree
 
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import OutputError, SourceError, UsageError
-from otrain_train.images import ImageSettings, SkyImage, find_images, quiet_fits, read_image, stem_of
+from otrain_train.images import (
+    ENDINGS,
+    ImageSettings,
+    SkyImage,
+    find_images,
+    is_companion,
+    quiet_fits,
+    read_image,
+    stem_of,
+)
 from otrain_train.photometry import Sky, Sources, common_radius, find_sources, find_stars, subtract_sky
 from otrain_train.psf import PointSpread, measure_psf, read_psf
 from otrain_train.simulated_objects import LIST_NAME, SimulatedObjects
@@ -171,6 +180,7 @@ def simulate(
     paths = find_images(folder)
     if results.exists() and results.samefile(folder):
         raise OutputError(f"'{results}' holds the images themselves: copies go to another folder, see --results")
+    _refuse_strangers(results, {path.name for path in paths})
     failures: list[str] = []
     counts, inserted = [], []
     for done, path in enumerate(paths):
@@ -178,6 +188,7 @@ def simulate(
             objects, count = _simulate_one(path, results, settings)
         except SourceError as error:
             failures.append(str(error))
+            (results / path.name).unlink(missing_ok=True)  # of an earlier run: its sources are in no list any more
         else:
             counts.append(count)
             inserted.append(objects)
@@ -189,6 +200,21 @@ def simulate(
     every = SimulatedObjects(np.arange(len(every)), *(getattr(every, name) for name in every.__slots__[1:]))
     every.write(results / LIST_NAME)
     return SimSummary(results / LIST_NAME, tuple(counts), tuple(failures), settings)
+
+
+def _refuse_strangers(results: Path, names: set[str]) -> None:
+    """See to it that no image is among the copies whose sources the new list would not tell."""
+    if not results.is_dir():
+        return
+    strangers = sorted(
+        entry.name for entry in results.iterdir() if entry.name.endswith(ENDINGS) and not is_companion(entry)
+    )
+    others = [name for name in strangers if name not in names]
+    if others:
+        raise OutputError(
+            f"'{results}' holds images that are not copies of these, {others[0]} the first of {len(others)}: their "
+            "sources would be in no list; name another folder with --results, or remove them"
+        )
 
 
 def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[SimulatedObjects, ImageCount]:

@@ -87,12 +87,15 @@ class Kernel:
 
     def convolve(self, image: Floats) -> Floats:
         """Convolve an image, float64 (ny, nx), all finite; beyond its border there is nothing."""
-        terms = polynomials(np.indices(self.shape, dtype=np.float32).reshape(2, -1).T, self.shape, self.order)
-        total = terms @ self.background
-        for term, weights in zip(terms.T, self.coefficients, strict=True):
+        v, u = (2 * np.arange(size) / size - 1 for size in self.shape)
+        total = np.zeros(self.shape)
+        for (i, j), weights, level in zip(_powers(self.order), self.coefficients, self.background, strict=True):
             part = oaconvolve(image, np.tensordot(weights, self.basis, 1), mode="same")
-            total += term * part.ravel()
-        return np.asarray(total.reshape(self.shape), np.float64)
+            part += level
+            part *= u**i
+            part *= (v**j)[:, None]
+            total += part
+        return total
 
     @cached_property
     def _middle(self) -> Floats:
@@ -106,7 +109,12 @@ class Kernel:
 def polynomials(positions: npt.NDArray[Any], shape: tuple[int, int], order: int) -> Floats:
     """Give the products of powers of positions (y, x), (n, 2), scaled to -1 to 1 over the field: float64 (n, terms)."""
     v, u = 2 * positions[:, 0] / shape[0] - 1, 2 * positions[:, 1] / shape[1] - 1
-    return np.stack([u**i * v**j for i in range(order + 1) for j in range(order + 1 - i)], axis=1).astype(np.float64)
+    return np.stack([u**i * v**j for i, j in _powers(order)], axis=1).astype(np.float64)
+
+
+def _powers(order: int) -> list[tuple[int, int]]:
+    """Give the powers of x and of y in each polynomial."""
+    return [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
 
 
 def kernel_basis(width: float, reach: int) -> Floats:

@@ -245,6 +245,19 @@ def test_what_cannot_be_done_is_said(tmp_path, run):
         simulate(tmp_path / "simulation", None, settings)
 
 
+def test_copies_of_an_earlier_run_that_no_list_would_tell_of(tmp_path, run):
+    for name in ("a.fits", "b.fits"):
+        (tmp_path / name).write_bytes((run[0] / "a.fits").read_bytes())
+    settings = SimSettings(5, (15, 16), "MAGZERO")
+    simulate(tmp_path, None, settings)
+    (tmp_path / "b.fits").write_bytes(b"broken now")
+    simulate(tmp_path, None, settings)
+    assert not (tmp_path / "simulation/b.fits").exists()
+    (tmp_path / "a.fits").rename(tmp_path / "c.fits")
+    with pytest.raises(OutputError, match=r"not copies of these, a\.fits"):
+        simulate(tmp_path, None, settings)
+
+
 @pytest.mark.parametrize("wrong", [{"n_sources": 0}, {"mag_range": (20, 14)}, {"negative": 2.0}, {"seed": -1}])
 def test_settings_that_make_no_sense(wrong):
     with pytest.raises(UsageError):
