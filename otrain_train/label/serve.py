@@ -3,10 +3,14 @@
 import errno
 import logging
 import os
+import signal
 import socket
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from otrain_infer.errors import MissingExtraError, OutputError, UsageError
@@ -96,9 +100,25 @@ def serve(folder: Path, desk_settings: DeskSettings, settings: ServerSettings) -
             timeout_graceful_shutdown=SECONDS_TO_END,
         )
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            _run(uvicorn.Server(config), listening)
         finally:
             desk.scores.stop()
+
+
+def _run(server: Any, listening: socket.socket) -> None:
+    # Ctrl-C and SIGTERM are how it is meant to end; the server itself would raise them again when it has ended.
+    @contextmanager
+    def capture_signals() -> Iterator[None]:
+        asked = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(each, server.handle_exit) for each in asked]
+        try:
+            yield
+        finally:
+            for each, handler in zip(asked, before, strict=True):
+                signal.signal(each, handler)
+
+    server.capture_signals = capture_signals
+    server.run(sockets=[listening])
 
 
 def _in_address(host: str) -> str:

@@ -2,7 +2,7 @@
 
 import { GAP, drawStrip } from "./pictures.js";
 
-const MARGIN = 10, PADDING = 16, TEXT = 22;
+const MARGIN = 10, PADDING = 16, TEXT = 19;
 const SIZES = [40, 56, 76, 104, 144, 200];
 
 export class Grid {
@@ -66,7 +66,7 @@ export class Grid {
       if (!tile) this.tiles.set(position, tile = this.place(position));
       if (!tile.drawn) this.draw(tile, position);
     }
-    for (const tile of this.spare) if (tile.element.isConnected && !tile.element.hidden) tile.element.hidden = true;
+    for (const { element } of this.spare) element.hidden = true;
     this.page.fetch();
   }
 
@@ -74,6 +74,8 @@ export class Grid {
     const tile = this.tiles.get(position);
     this.tiles.delete(position);
     tile.drawn = false;
+    tile.element.className = "spare";
+    tile.element.removeAttribute("id");
     this.spare.push(tile);
   }
 
@@ -111,10 +113,10 @@ export class Grid {
 
   describe(tile, position, picture) {
     const item = this.page.sequence[position], { header } = picture;
-    const score = this.page.scoreShown(item);
+    const scores = this.page.scoresShown(item).map((score) => score.toFixed(3)).join(" / ");
     tile.id.textContent = header.CANDID ?? this.page.nameOf(item.i);
     tile.number.textContent = [
-      header.MAG === undefined ? "" : `${header.MAG.toFixed(1)} mag`, score === null ? "" : score.toFixed(3),
+      header.MAG === undefined ? "" : `${header.MAG.toFixed(1)} mag`, scores,
     ].filter(Boolean).join(" · ");
     tile.element.setAttribute("aria-label", `${tile.id.textContent} ${tile.number.textContent} ${header.reason ?? ""}`);
   }

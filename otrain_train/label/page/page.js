@@ -116,8 +116,10 @@ class Page {
     return Number.isNaN(score) ? null : score;
   }
 
-  scoreShown(item) {
-    return this.withScores && this.start.models.length && !this.isVeiled(item) ? this.scoreOf(item.i, 0) : null;
+  // Of each model, as far as it may be seen and there is one.
+  scoresShown(item) {
+    if (!this.withScores || this.isVeiled(item)) return [];
+    return this.start.models.map((_, model) => this.scoreOf(item.i, model)).filter((score) => score !== null);
   }
 
   // ---- where we are
@@ -183,7 +185,7 @@ class Page {
   }
 
   cast(item, letter) {
-    const { start } = this, score = this.scoreShown(item);
+    const { start } = this, [score] = this.scoresShown(item);
     if (item.again) item.vote = letter;
     else {
       this.tallied[this.votes[item.i]]--;
@@ -191,7 +193,7 @@ class Page {
     }
     this.queue.put({
       labeller: this.labeller, key: start.keys[item.i], vote: WORDS[letter], place: this.sequence.indexOf(item), order: this.order,
-      look: item.again ? "again" : this.isVeiled(item) ? "blind" : "open", score, model: score === null ? "" : start.models[0],
+      look: item.again ? "again" : this.isVeiled(item) ? "blind" : "open", score: score ?? null, model: score === undefined ? "" : start.models[0],
     });
     this.showCounts();
     this.say(`${WORDS[letter]}: ${this.nameOf(item.i)}`);
@@ -239,7 +241,7 @@ class Page {
         await pause(700);
       }
     }
-    this.orderedAt = this.scored;
+    this.orderedAt = Math.max(this.scored, this.start.scored);
     this.arrange(place ?? (() => this.sequence.findIndex((item) => item.i === here)));
   }
 
@@ -376,14 +378,13 @@ class Page {
   showScoring() {
     const all = this.start.keys.length, models = this.start.models.length;
     find("anew").hidden = !(this.needsScores && this.orderedAt < this.scored);
+    let words = "";
     if (models && !this.isScored) {
-      const done = Math.max(0, this.scored).toLocaleString("en");
-      this.notice(`scored so far: ${done} of ${all.toLocaleString("en")}${this.needsScores ? "; the others come last in this order" : ""}`);
-      this.scoring = true;
-    } else if (this.scoring) {
-      this.scoring = false;
-      this.notice(find("anew").hidden ? "" : "all are scored: R orders them again");
-    }
+      words = `scored so far: ${Math.max(0, this.scored).toLocaleString("en")} of ${all.toLocaleString("en")}`;
+      if (this.needsScores) words += "; the others come last in this order";
+    } else if (!find("anew").hidden) words = "all are scored: R orders them again";
+    if (words !== (this.scoring ?? "")) this.notice(words, true);
+    this.scoring = words;
   }
 
   away(error) {
@@ -429,9 +430,10 @@ class Page {
 
   say(words) { find("live").textContent = words; }
 
-  notice(words) {
+  notice(words, quiet = false) {
     const sign = find("notice");
     sign.textContent = words;
+    sign.classList.toggle("soft", quiet);
     sign.hidden = !words;
   }
 
@@ -469,5 +471,5 @@ function letterOf(word) {
   return word === "none" ? "." : word[0];
 }
 
-const page = new Page();
+const page = window.otrain = new Page();
 page.begin();

@@ -6,7 +6,7 @@ import { Refused, askBytes, askJson, query } from "./server.js";
 
 const WORDS = { t: "true", f: "false", u: "unsure" };
 const MAP_NAMES = { occlusion: "Occlusion", "grad-cam": "Grad-CAM" };
-const TRAIL = 12, KEPT_MAPS = 100;
+const TRAIL = 12, KEPT_MAPS = 100, GAP = 10, CAPTION = 32;
 const FACTS = [
   ["CANDID", "CANDID"], ["OBJECTID", "Object"], ["MAG", "Magnitude"], ["FILTER", "Filter"], ["FWHM", "FWHM"], ["FWHMPSF", "FWHM of PSF"],
   ["RA", "RA"], ["DEC", "Dec"], ["XPOS", "x"], ["YPOS", "y"], ["MJD", "MJD"], ["FILE", "Image"],
@@ -19,6 +19,7 @@ export class Single {
     const find = (name) => document.getElementById(name);
     [this.view, this.pictures, this.trail] = [find("single"), find("pictures"), find("trail")];
     [this.name, this.place, this.score, this.others] = [find("name"), find("place"), find("score"), find("others")];
+    this.stage = this.view.querySelector(".stage");
     this.facts = find("facts").tBodies[0];
     this.buttons = [...this.view.querySelectorAll("[data-vote]")];
     this.scale = 1;
@@ -128,20 +129,20 @@ export class Single {
     this.fit();
   }
 
-  // The largest size at which all pictures stand side by side, or under each other where the screen is narrow.
+  // The largest size at which all pictures are in view; on a narrow screen two stand side by side, and it is scrolled.
   fit() {
-    const [ny, nx] = this.page.start.size, count = this.shown ?? 1;
-    const room = this.pictures.clientWidth, high = Math.max(140, this.view.clientHeight - 230);
-    const perRow = room < 560 ? Math.min(count, 2) : count <= 4 ? count : Math.ceil(count / 2);
-    const rows = Math.ceil(count / perRow);
-    const best = Math.min((room - 10 * (perRow - 1)) / perRow / nx, (high / rows - 26) / ny);
-    const whole = best >= 2 ? Math.floor(best * 2) / 2 : best;
-    const scale = Math.max(.2, whole * this.scale);
+    const [ny, nx] = this.page.start.size, count = this.shown ?? 1, room = this.stage.clientWidth;
+    const narrow = room < 560, high = narrow ? Infinity : Math.max(200, this.view.clientHeight - 230);
+    let best = 0, across = 1;
+    for (let columns = 1; columns <= (narrow ? Math.min(2, count) : count); columns++) {
+      const scale = Math.min((room - GAP * (columns - 1)) / columns / nx, (high / Math.ceil(count / columns) - CAPTION) / ny);
+      if (scale >= best) [best, across] = [scale, columns];
+    }
+    const even = best >= 3 ? Math.floor(best * 2) / 2 : best; // pixels of nearly one size
+    const width = Math.round(nx * Math.max(.2, even * this.scale)), height = Math.round(ny * Math.max(.2, even * this.scale));
+    this.pictures.style.maxWidth = this.scale > 1 ? "" : `${across * (width + GAP)}px`;
     for (const figure of this.pictures.children) {
-      for (const box of [figure.children[0], figure.children[1]]) {
-        box.style.width = `${Math.round(nx * scale)}px`;
-        box.style.height = `${Math.round(ny * scale)}px`;
-      }
+      for (const box of [figure.children[0], figure.children[1]]) Object.assign(box.style, { width: `${width}px`, height: `${height}px` });
     }
   }
 
