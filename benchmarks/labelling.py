@@ -41,7 +41,8 @@ DIFFERENT = 1000
 
 WATCH = """() => {
   window.seen = {frames: [], tasks: []};
-  new PerformanceObserver((list) => { for (const e of list.getEntries()) seen.tasks.push(e.duration); }).observe({type: "longtask"});
+  const told = (list) => { for (const each of list.getEntries()) seen.tasks.push(each.duration); };
+  new PerformanceObserver(told).observe({type: "longtask"});
   let before = performance.now();
   const frame = (now) => { seen.frames.push(now - before); before = now; requestAnimationFrame(frame); };
   requestAnimationFrame((now) => { before = now; requestAnimationFrame(frame); });
@@ -64,11 +65,23 @@ COMPLETE = """() => {
 }"""
 
 LEAP = """async (to) => {
-  const grid = document.getElementById("grid"), began = performance.now(), complete = %s;
+  const grid = document.getElementById("grid"), began = performance.now();
   grid.scrollTop = to * (grid.scrollHeight - grid.clientHeight);
+  const complete = () => {
+    const {grid} = window.otrain, [first, last] = grid.range(0);
+    for (let p = first; p < last; p++) if (!grid.tiles.get(p)?.drawn) return false;
+    return true;
+  };
   do await new Promise(requestAnimationFrame); while (!complete());
   return performance.now() - began;
-}""" % COMPLETE  # fmt: skip
+}"""
+
+
+PACES = (
+    ("standing still", 0, 300),
+    ("a wheel, 60 pixels a frame", 60, 600),
+    ("fast, a screen a frame", 800, 600),
+)
 
 
 class Server:
@@ -115,7 +128,7 @@ def opened(address: str) -> Iterator[Any]:
 
 def vote(folder: Path, votes: int, rate: float, kills: int) -> None:
     """Press keys, kill the server on the way, and count."""
-    rng = random.Random(1)
+    rng = random.Random(1)  # noqa: S311
     keys = [rng.choice("tfu") for _ in range(votes)]
     server = Server(folder, "--labeller", "robot", "--blind-fraction", "0.05")
     deaths = [int(votes * (k + 1) / (kills + 1)) for k in range(kills)]
@@ -151,8 +164,13 @@ def report(folder: Path, keys: list[str], seconds: float, most_unsent: int, kill
     pressed = collections.Counter(WORDS[key] for key in keys)
     written = collections.Counter(line.split(",")[4] for line in lines)
     in_order = [line.split(",")[4] for line in lines] == [WORDS[key] for key in keys]
-    print(f"  keys pressed          {len(keys)} in {seconds:.0f} s, {len(keys) / seconds:.2f} a second; {dict(pressed)}")
-    print(f"  server killed (-9)    {kills} times, away for {SECONDS_AWAY:.0f} s or more each; {most_unsent} votes waited at most")
+    print(
+        f"  keys pressed          {len(keys)} in {seconds:.0f} s, {len(keys) / seconds:.2f} a second: {dict(pressed)}"
+    )
+    print(
+        f"  server killed (-9)    {kills} times, away for {SECONDS_AWAY:.0f} s or more each; "
+        f"{most_unsent} votes waited at most"
+    )
     print(f"  lines of labels.csv   {len(lines)}: {dict(written)}; in the order pressed: {in_order}")
     print(f"  votes counted         {tally.votes}; damaged lines {tally.damaged}; lost {len(keys) - tally.votes}")
     looks = sum(map(len, tally.looks.values()))
@@ -186,14 +204,19 @@ def scroll(folder: Path) -> None:
         wait_until_complete(page)
         page.evaluate(WATCH)
         print(f"  {'':<44}{'frames':>8}{'median':>9}{'99 %':>9}{'longest':>9}   longest task (ms)")
-        for name, step, frames in (("standing still", 0, 300), ("a wheel, 60 pixels a frame", 60, 600), ("fast, a screen a frame", 800, 600)):
+        for name, step, frames in PACES:
             found = page.evaluate(SCROLL, [step, frames])
             times = sorted(found["frames"])
             task = max(found["tasks"], default=0.0)
             longest = f"{task:.0f}" if task else "none of 50 or more"
-            print(f"  {name:<44}{len(times):8}{median(times):9.1f}{times[int(0.99 * len(times))]:9.1f}{times[-1]:9.1f}   {longest}")
+            print(
+                f"  {name:<44}{len(times):8}{median(times):9.1f}{times[int(0.99 * len(times))]:9.1f}{times[-1]:9.1f}"
+                f"   {longest}"
+            )
         leaps = [page.evaluate(LEAP, k / 20 + 0.01) for k in range(20)]
-        print(f"  all pictures in view after a leap: {median(leaps):.0f} ms (median of 20), {max(leaps):.0f} ms at most")
+        print(
+            f"  all pictures in view after a leap: {median(leaps):.0f} ms (median of 20), {max(leaps):.0f} ms at most"
+        )
         for key in ("End", "Home"):
             began = time.perf_counter()
             page.keyboard.press(key)

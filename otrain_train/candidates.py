@@ -107,7 +107,7 @@ def _without_twins(root: str, paths: list[str], shared: Counter[str]) -> list[st
 
 def _are_one(root: str, path: str, other: str) -> bool:
     try:
-        return os.path.samefile(os.path.join(root, path), os.path.join(root, other))
+        return Path(root, path).samefile(Path(root, other))
     except OSError:
         return False
 

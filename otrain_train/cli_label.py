@@ -1,33 +1,18 @@
 """The command with which candidates are sorted by eye: its parser and a short function; imports are inside."""
 
 import getpass
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from otrain_infer.command import DONE, number, run
-from otrain_train.config import ConfigParser, plane_names
+from otrain_train.config import ConfigParser, add_rule, plane_names
+
+if TYPE_CHECKING:
+    from otrain_train.verdicts import Rule
 
 ORDERS = ("name", "random", "uncertainty", "disagreement")
-
-
-def weights_of(text: str) -> dict[str, float]:
-    """Read what the votes of labellers count, such as ``ada=2,bob=1``."""
-    weights = {}
-    for each in filter(None, text.split(",")):
-        name, equals, value = each.rpartition("=")
-        if not (equals and name.strip()):
-            raise ArgumentTypeError(f"'{each}' is not of the form name=weight")
-        weights[name.strip()] = number(value)
-    return weights
-
-
-def add_rule(parser: ConfigParser) -> None:
-    """Add the options that say when votes make a label."""
-    option = parser.add_argument
-    option("--min-votes", type=int, default=1, help="votes for true or false that a candidate must have")
-    option("--min-agreement", type=number, default=0.5, help="part of the votes that the majority must have")
-    option("--weights", type=weights_of, default="", help="what votes count, such as ada=2,bob=0.5; 1 if not named")
 
 
 def _me() -> str:
@@ -95,7 +80,7 @@ def _label(arguments: Namespace) -> int:
     return DONE
 
 
-def _move(arguments: Namespace, rule: object) -> int:
+def _move(arguments: Namespace, rule: "Rule") -> int:
     from otrain_train.candidates import find_candidates
     from otrain_train.label.moves import move, plan_moves, undo
     from otrain_train.votes import read_votes

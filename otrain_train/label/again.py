@@ -46,7 +46,9 @@ class SecondLooks:
         others = [name for name in tally.latest if name != labeller and tally.latest[name]]
         for _ in range(TRIES):
             # Half of them one's own, half of the others'.
-            pool = tally.latest[others[self._rng.integers(len(others))]] if others and self._rng.random() < 0.5 else latest
+            pool = (
+                tally.latest[others[self._rng.integers(len(others))]] if others and self._rng.random() < 0.5 else latest
+            )
             if len(pool) == 0:
                 continue
             key = pool[self._rng.integers(len(pool))]

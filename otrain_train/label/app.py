@@ -27,7 +27,7 @@ LARGEST_BODY = 1 << 20
 Answer = Callable[[Desk, Request, Any], Any]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that cannot be answered: a status and a sentence."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -37,7 +37,9 @@ class Refused(Exception):
 
 def make_app(desk: Desk) -> Starlette:
     """Make the application that a desk is worked with through."""
-    files = [each for each in resources.files("otrain_train.label").joinpath("page").iterdir() if _ending(each.name) in KINDS]
+    files = [
+        each for each in resources.files("otrain_train.label").joinpath("page").iterdir() if _ending(each.name) in KINDS
+    ]
     routes = [_page("/" if each.name == "page.html" else f"/{each.name}", each) for each in files]
     for path, (method, answer) in _ANSWERS.items():
         routes.append(Route(path, _endpoint(desk, answer), methods=[method]))
@@ -62,7 +64,7 @@ def _endpoint(desk: Desk, answer: Answer) -> Any:
         try:
             body = await _json(request) if request.method == "POST" else None
             found = await run_in_threadpool(answer, desk, request, body)
-        except Refused as error:
+        except RefusedError as error:
             return JSONResponse({"error": str(error)}, error.status)
         except OutputError as error:
             return JSONResponse({"error": str(error)}, 507)
@@ -78,7 +80,7 @@ async def _json(request: Request) -> Any:
     async for part in request.stream():
         content += part
         if len(content) > LARGEST_BODY:
-            raise Refused(413, "that is too much at once")
+            raise RefusedError(413, "that is too much at once")
     body = json.loads(content)
     if not isinstance(body, dict):
         raise UsageError("it makes no sense")
@@ -94,7 +96,7 @@ def _index(desk: Desk, text: str) -> int:
 
 def _check_listing(desk: Desk, request: Request) -> None:
     if request.query_params.get("listing") != desk.listing:
-        raise Refused(409, "the folder holds other candidates now: load the page again")
+        raise RefusedError(409, "the folder holds other candidates now: load the page again")
 
 
 def _labeller(desk: Desk, request: Request) -> str:
@@ -120,7 +122,7 @@ def _scores(desk: Desk, request: Request, _: Any) -> Response:
 
 
 def _tiles(desk: Desk, request: Request, _: Any) -> Response:
-    """The length of a JSON text, the text, and behind it the shades: both for all that were asked for."""
+    # The length of a JSON text, the text, and behind it the shades: both of all that were asked for.
     _check_listing(desk, request)
     indices = [_index(desk, each) for each in request.query_params["i"].split(",", MOST_AT_ONCE)]
     stretch = request.query_params.get("stretch", STRETCHES[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_infer.errors import UsageError
-from otrain_train.candidates import Candidates, class_of, find_candidates
+from otrain_train.candidates import class_of, find_candidates
 from otrain_train.label import moves
 from otrain_train.label.again import SecondLooks
 from otrain_train.label.maps import Maps
@@ -115,7 +115,7 @@ class Desk:
         return {
             "listing": self.listing,
             "desk": hashlib.sha256(os.fsencode(place)).hexdigest()[:16],
-            "folder": os.path.basename(os.path.abspath(candidates.folder)) or str(candidates.folder),
+            "folder": candidates.folder.resolve().name or str(candidates.folder),
             "labels": str(self.journal.path),
             "keys": candidates.keys,
             "planes": pictures.planes,
@@ -169,7 +169,9 @@ class Desk:
     def explain(self, index: int, kind: str) -> Any:
         """Give the map of a candidate, as of `Maps.explain`."""
         if self._maps is None or kind not in self._maps.kinds:
-            raise UsageError("there is no such map: maps come from a model (--model), Grad-CAM from the .keras beside it")
+            raise UsageError(
+                "there is no such map: maps come from a model (--model), Grad-CAM from the .keras beside it"
+            )
         pixels = self.pictures.pixels(index, self.scores.scorers[0].reader)
         return self._maps.explain(pixels, kind)
 
@@ -233,7 +235,13 @@ class Desk:
         """Say how far labellers agree."""
         found = agreements(self.journal.refresh())
         return [
-            {"one": a.one, "other": a.other, "n": a.n, "same": a.same, "kappa": None if math.isnan(a.kappa) else a.kappa}
+            {
+                "one": a.one,
+                "other": a.other,
+                "n": a.n,
+                "same": a.same,
+                "kappa": None if math.isnan(a.kappa) else a.kappa,
+            }
             for a in found
         ]
 

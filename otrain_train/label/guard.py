@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -30,9 +31,9 @@ def kept_token() -> tuple[str, bool]:
 
     It lies in a file of mode 600 in the folder for the state of programs ($XDG_STATE_HOME or ~/.local/state).
     """
-    state = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
-    path = state / "otrain" / "label-token"
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # a user without a home, or one that cannot be written
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
+        path = state / "otrain" / "label-token"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -103,11 +104,9 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return "This is no name of this server.\n"  # as when the name of another site was made to lead here
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            if method != "GET" or headers.get("sec-fetch-mode") != "navigate":
-                return "This is for pages of this server alone.\n"
-        origin = headers.get("origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        ours = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        followed = method == "GET" and headers.get("sec-fetch-mode") == "navigate"  # a link to the page itself
+        if not (ours or followed) or headers.get("origin", f"http://{host}") != f"http://{host}":
             return "This is for pages of this server alone.\n"
         return ""
 
@@ -129,15 +128,13 @@ class Guard:
             found = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
         except CookieError:
             return ""
-        return found.value if found else ""
+        return str(found.value) if found else ""
 
     def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self._token.encode())
+        return bool(hmac.compare_digest(given.encode(), self._token.encode()))
 
 
 def _token_in(scope: Scope) -> str:
-    from urllib.parse import parse_qs
-
     if scope["path"] != "/":
         return ""
-    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    return str(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0])

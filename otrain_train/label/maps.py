@@ -1,4 +1,4 @@
-"""Maps of what in a candidate speaks for real and for bogus: by occlusion, and by Grad-CAM where the network is there."""
+"""Maps of what in a candidate speaks for real and for bogus: by occlusion, and by Grad-CAM where there is a network."""
 
 import threading
 from pathlib import Path
@@ -72,7 +72,8 @@ class Maps:
             found = occlusion(self._scorer, pixels, real)[0]
         signed = np.nan_to_num(found if real[0] else -found, nan=0.0, posinf=0.0, neginf=0.0)[::-1]
         strongest = float(np.abs(signed).max(initial=0.0))
-        return np.rint(signed * (127 / strongest) if strongest > 0 else 0 * signed).astype(np.int8)
+        scale = 127 / strongest if strongest > 0 else 0.0
+        return np.asarray(np.rint(signed * scale), np.int8)
 
     def _grad_cam(self, pixels: Pixels) -> Any:
         with self._lock:

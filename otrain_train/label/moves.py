@@ -1,4 +1,4 @@
-"""Moving candidates into true/ and false/ as their votes say, and back: journalled beforehand, and never over a file."""
+"""Moving candidates into true/ and false/ as their votes say, and back: journalled beforehand, never over a file."""
 
 import csv
 import io
@@ -100,7 +100,7 @@ def plan_moves(candidates: Candidates, tally: Tally, rule: Rule) -> Plan:
 def _why_not(candidates: Candidates, index: int, whole: str) -> str:
     if not candidates.is_sortable(index):
         return "name"
-    if os.path.islink(whole):  # a relative one would point nowhere from another folder
+    if Path(whole).is_symlink():  # a relative one would point nowhere from another folder
         return "link"
     return "" if os.path.lexists(whole) else "gone"
 
@@ -133,7 +133,7 @@ def move(candidates: Candidates, plan: Plan) -> int:
         journal.append([[_now(), batch, old, new] for _, old, new in plan.moves])
         moved = 0
         for index, old, new in plan.moves:
-            os.makedirs(os.path.join(candidates.folder, os.path.dirname(new)), exist_ok=True)
+            (candidates.folder / new).parent.mkdir(exist_ok=True)
             if _rename(candidates.folder, old, new):
                 candidates.paths[index] = new
                 moved += 1
@@ -177,12 +177,12 @@ def _now() -> str:
 
 def _rename(folder: Path, old: str, new: str) -> bool:
     """Move a file unless the new name is taken; tell whether it was."""
-    source, target = os.path.join(folder, old), os.path.join(folder, new)
+    source, target = folder / old, folder / new
     try:
         # A link beforehand, for a rename would replace what is there.
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
-        if not os.path.samefile(source, target) or os.path.realpath(source) == os.path.realpath(target):
+        if not source.samefile(target) or source.resolve() == target.resolve():
             return False
         # Both names of one file: it was interrupted between the two steps.
     except FileNotFoundError:
@@ -190,9 +190,9 @@ def _rename(folder: Path, old: str, new: str) -> bool:
     except OSError:  # a file system without such links
         if os.path.lexists(target):
             return False
-        os.rename(source, target)
+        source.rename(target)
         return True
-    os.unlink(source)
+    source.unlink()
     return True
 
 
@@ -237,7 +237,7 @@ class _Journal:
 
 
 def _is_within(path: str) -> bool:
-    return bool(path) and not os.path.isabs(path) and os.pardir not in path.split(os.sep)
+    return bool(path) and not Path(path).is_absolute() and os.pardir not in Path(path).parts
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pixels as shades: how contrast is chosen, many planes at a time, and a shade of its own for pixels that are missing."""
+"""Pixels as shades: contrast chosen for many planes at a time, and a shade of its own for pixels that are missing."""
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +123,9 @@ def _fit(samples: Values) -> tuple[Values, npt.NDArray[np.int64]]:
         count = weight.sum(axis=1)
         mean_x, mean_y = (weight @ x) / count, (weight * y).sum(axis=1) / count
         away = (x - mean_x[:, None]) * weight
-        found = (away * (y - mean_y[:, None])).sum(axis=1) / np.maximum((away * (x - mean_x[:, None])).sum(axis=1), 1e-300)
+        found = (away * (y - mean_y[:, None])).sum(axis=1) / np.maximum(
+            (away * (x - mean_x[:, None])).sum(axis=1), 1e-300
+        )
         flat = y - mean_y[:, None] - found[:, None] * (x - mean_x[:, None])
         kept = (weight * flat).sum(axis=1) / count
         spread = np.sqrt((weight * (flat - kept[:, None]) ** 2).sum(axis=1) / count)

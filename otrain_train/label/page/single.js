@@ -134,9 +134,9 @@ export class Single {
     const [ny, nx] = this.page.start.size, count = this.shown ?? 1, room = this.stage.clientWidth;
     const narrow = room < 560, high = narrow ? Infinity : Math.max(200, this.view.clientHeight - 230);
     let best = 0, across = 1;
-    for (let columns = 1; columns <= (narrow ? Math.min(2, count) : count); columns++) {
+    for (let columns = narrow ? Math.min(2, count) : 1; columns <= (narrow ? 2 : count); columns++) {
       const scale = Math.min((room - GAP * (columns - 1)) / columns / nx, (high / Math.ceil(count / columns) - CAPTION) / ny);
-      if (scale >= best) [best, across] = [scale, columns];
+      if (scale > best) [best, across] = [scale, columns];
     }
     const even = best >= 3 ? Math.floor(best * 2) / 2 : best; // pixels of nearly one size
     const width = Math.round(nx * Math.max(.2, even * this.scale)), height = Math.round(ny * Math.max(.2, even * this.scale));
