@@ -26,11 +26,14 @@ class Candidates:
         stays the same when the file is sorted. Where two files would have the same key, each has its whole path.
     paths
         Where each lies now, relative to the folder; kept up to date as files move.
+    shared
+        Keys that several files would have.
     """
 
     folder: Path
     keys: list[str]
     paths: list[str]
+    shared: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -47,7 +50,7 @@ class Candidates:
 
     def is_sortable(self, index: int) -> bool:
         """Whether the key tells the candidate from all others wherever it is sorted."""
-        return self.keys[index] == key_of(self.paths[index])
+        return key_of(self.paths[index]) not in self.shared
 
 
 def key_of(path: str) -> str:
@@ -92,7 +95,8 @@ def find_candidates(folder: str | os.PathLike[str]) -> Candidates:
         paths = _without_twins(root, paths, shared)
         shared = Counter(map(key_of, paths))
     pairs = sorted((key_of(path) if shared[key_of(path)] == 1 else path, path) for path in paths)
-    return Candidates(Path(root), [key for key, _ in pairs], [path for _, path in pairs])
+    several = frozenset(key for key, count in shared.items() if count > 1)
+    return Candidates(Path(root), [key for key, _ in pairs], [path for _, path in pairs], several)
 
 
 def _without_twins(root: str, paths: list[str], shared: Counter[str]) -> list[str]:

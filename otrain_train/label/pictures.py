@@ -11,7 +11,9 @@ import numpy.typing as npt
 from otrain_infer.card import PLANES
 from otrain_infer.cutouts import NUMBERS, TEXTS, CutoutReader, Cutouts, native_size
 from otrain_infer.errors import SourceError
+from otrain_infer.fits import SYNONYMS
 from otrain_infer.flags import CutoutFlag
+from otrain_infer.normalise import Pixels
 from otrain_train.candidates import Candidates
 from otrain_train.label.stretch import Shades, shade
 
@@ -64,10 +66,20 @@ class PictureReader:
         cutouts = CutoutReader(self.planes, self.size).read(paths)
         cutouts.pixels[(cutouts.flags & int(CutoutFlag.UNREADABLE)) != 0] = np.nan
         for row in np.flatnonzero(cutouts.flags & int(CutoutFlag.MISSING_PLANE)):
-            for number, plane in enumerate(self.planes):
-                alone = CutoutReader((plane,), self.size).read([paths[row]])
-                cutouts.pixels[row, ..., number] = alone.pixels[0, ..., 0] if alone.usable[0] else np.nan
+            cutouts.pixels[row] = self._one_by_one(paths[row])
         return cutouts
+
+    def _one_by_one(self, path: str) -> Pixels:
+        pixels = np.full((*self.size, len(self.planes)), np.nan, np.float32)
+        for number, plane in enumerate(self.planes):
+            alone = CutoutReader((plane,), self.size).read([path])
+            if alone.usable[0]:
+                pixels[..., number] = alone.pixels[0, ..., 0]
+        one = pixels[..., :1]
+        if len(self.planes) > 1 and np.array_equal(pixels, np.broadcast_to(one, pixels.shape), equal_nan=True):
+            # A single image answers for each plane: it is shown as what it is called, or else as the last.
+            pixels[..., np.arange(len(self.planes)) != _named(path, self.planes)] = np.nan
+        return pixels
 
     def pictures(self, indices: Sequence[int], stretch: str, small: bool) -> tuple[list[dict[str, Any]], Shades]:
         """Give what the headers of some candidates say, and their shades, uint8 (n, planes, ny, nx)."""
@@ -95,6 +107,19 @@ def _planes_of(paths: list[str]) -> tuple[str, ...]:
         if np.count_nonzero((CutoutReader(planes, (8, 8)).read(paths).flags & lacking) == 0) * 5 >= len(paths):
             return planes
     return ("DIFF",)
+
+
+def _named(path: str, planes: tuple[str, ...]) -> int:
+    from astropy.io import fits
+
+    try:
+        with fits.open(path) as hdus:
+            names = {hdu.name.upper() for hdu in hdus}
+    except (OSError, ValueError, TypeError):
+        names = set()
+    known = {name: group[0] for group in SYNONYMS for name in group}
+    found = [planes.index(known[name]) for name in names if known.get(name) in planes]
+    return found[0] if found else len(planes) - 1
 
 
 def _describe(cutouts: Cutouts, row: int) -> dict[str, Any]:
