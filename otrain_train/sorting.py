@@ -155,8 +155,8 @@ def sorted_by_votes(folder: Path, labels: Path, rule: Rule) -> Sorted:
 
 def _left_out(verdicts: Mapping[str, Verdict], missing: list[str], tally: Tally) -> str:
     counts = Counter(verdict.why for verdict in verdicts.values() if verdict.why)
-    parts = [f"{count} candidates {LEFT_OUT[why]}" for why, count in sorted(counts.items())]
+    parts = [f"{count} {LEFT_OUT[why]}" for why, count in sorted(counts.items())]
     if missing:
         named = ", ".join(map(ascii, missing[:EXAMPLES])) + (" and so on" if len(missing) > EXAMPLES else "")
-        parts.append(f"{len(missing)} that are not in the folder ({named})")
-    return f"{tally.votes} votes; left out {', '.join(parts)}" if parts else ""
+        parts.append(f"{len(missing)} not in the folder ({named})")
+    return f"votes: {tally.votes}; candidates left out: {', '.join(parts)}" if parts else ""

@@ -68,7 +68,9 @@ def _endpoint(desk: Desk, answer: Answer) -> Any:
             return JSONResponse({"error": str(error)}, error.status)
         except OutputError as error:
             return JSONResponse({"error": str(error)}, 507)
-        except (OtrainError, KeyError, ValueError, TypeError) as error:
+        except KeyError as error:
+            return JSONResponse({"error": f"{error} is missing"}, 400)
+        except (OtrainError, ValueError, TypeError) as error:
             return JSONResponse({"error": str(error) or "it makes no sense"}, 400)
         return found if isinstance(found, Response) else JSONResponse(found)
 

@@ -7,7 +7,7 @@ import signal
 import socket
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,6 @@ def serve(folder: Path, desk_settings: DeskSettings, settings: ServerSettings) -
                 "can vote and move files",
                 settings.host,
             )
-        desk.scores.start()
-        address = f"http://{_in_address(settings.host)}:{port}/?token={token}"
-        print(address, flush=True)  # noqa: T201 (the result of this command)
-        if settings.browser:
-            webbrowser.open(address)
-        log.info("%d candidates, votes go to '%s'; Ctrl-C ends it", len(desk.candidates), desk.journal.path)
         config = uvicorn.Config(
             Guard(make_app(desk), token, settings.host, port),
             log_config=None,
@@ -99,26 +93,31 @@ def serve(folder: Path, desk_settings: DeskSettings, settings: ServerSettings) -
             server_header=False,
             timeout_graceful_shutdown=SECONDS_TO_END,
         )
-        try:
-            _run(uvicorn.Server(config), listening)
-        finally:
-            desk.scores.stop()
+        server = uvicorn.Server(config)
+        with _ending(server):
+            desk.scores.start()
+            address = f"http://{_in_address(settings.host)}:{port}/?token={token}"
+            print(address, flush=True)  # noqa: T201 (the result of this command)
+            if settings.browser:
+                webbrowser.open(address)
+            log.info("%d candidates, votes go to '%s'; Ctrl-C ends it", len(desk.candidates), desk.journal.path)
+            try:
+                server.run(sockets=[listening])
+            finally:
+                desk.scores.stop()
 
 
-def _run(server: Any, listening: socket.socket) -> None:
+@contextmanager
+def _ending(server: Any) -> Iterator[None]:
     # Ctrl-C and SIGTERM are how it is meant to end; the server itself would raise them again when it has ended.
-    @contextmanager
-    def capture_signals() -> Iterator[None]:
-        asked = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(each, server.handle_exit) for each in asked]
-        try:
-            yield
-        finally:
-            for each, handler in zip(asked, before, strict=True):
-                signal.signal(each, handler)
-
-    server.capture_signals = capture_signals
-    server.run(sockets=[listening])
+    server.capture_signals = nullcontext
+    asked = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(each, server.handle_exit) for each in asked]
+    try:
+        yield
+    finally:
+        for each, handler in zip(asked, before, strict=True):
+            signal.signal(each, handler)
 
 
 def _in_address(host: str) -> str:
