@@ -58,7 +58,8 @@ class Datacube:
     mjds
         float64 (n,) (days): the modified Julian date, NaN where missing.
     weights
-        float64 (n,): what each row counts in a training, such as the part of the votes that agree with its label.
+        float64 (n,), above 0: what each row counts in a training, such as the part of the votes that agree with its
+        label; 1 where nothing is known.
 
     Raises
     ------
@@ -149,7 +150,7 @@ class Datacube:
             files=read_texts(columns, "files", n),
             groups=read_texts(columns, "groups", n),
             mjds=read_numbers(columns, "mjds", n),
-            weights=read_numbers(columns, "weights", n) if "weights" in columns else np.ones(n),
+            weights=np.nan_to_num(read_numbers(columns, "weights", n), nan=1.0),
         )
 
     @classmethod

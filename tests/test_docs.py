@@ -48,8 +48,8 @@ def test_every_command_says_what_it_does(command):
 
 
 OPTIONS = {
-    "otrain-convert": "--path --path-datacube --cube --cutouts --frac-true --cutout-size --planes --seed --labels --min-votes "
-    "--min-agreement --weights",
+    "otrain-convert": "--path --path-datacube --cube --cutouts --frac-true --cutout-size --planes --seed --labels "
+    "--min-votes --min-agreement --weights",
     "otrain-label": "--model --other-model --order --seed --labeller --blind-fraction --planes --labels --host --port "
     "--token --no-browser --move --undo-move --min-votes --min-agreement --weights",
     "otrain-train": "--cube --model-path --model-name --epochs --frac --dropout --threshold",

@@ -3,6 +3,7 @@
 import { GAP, drawStrip } from "./pictures.js";
 
 const MARGIN = 10, PADDING = 16, TEXT = 19;
+const DRAWING = 7; // ms of a frame
 const SIZES = [40, 56, 76, 104, 144, 200];
 
 export class Grid {
@@ -59,15 +60,25 @@ export class Grid {
 
   update() {
     if (this.page.isSingle || !this.columns) return;
-    const [first, last] = this.range(.5);
+    const [first, last] = this.range(.5), enough = performance.now() + DRAWING;
     for (const position of [...this.tiles.keys()]) if (position < first || position >= last) this.free(position);
-    for (let position = first; position < last; position++) {
+    for (const position of this.inViewFirst(first, last)) {
       let tile = this.tiles.get(position);
       if (!tile) this.tiles.set(position, tile = this.place(position));
-      if (!tile.drawn) this.draw(tile, position);
+      if (tile.drawn) continue;
+      // What does not fit into this frame is drawn in the next, what is in view first.
+      if (performance.now() < enough || !this.page.picture(this.page.sequence[position].i, true)) this.draw(tile, position);
+      else this.soon();
     }
     for (const { element } of this.spare) element.hidden = true;
     this.page.fetch();
+  }
+
+  *inViewFirst(first, last) {
+    const [from, to] = this.range(0);
+    for (let p = from; p < to; p++) yield p;
+    for (let p = to; p < last; p++) yield p;
+    for (let p = first; p < from; p++) yield p;
   }
 
   free(position) {
