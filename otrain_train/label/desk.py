@@ -111,7 +111,7 @@ class Desk:
     def describe(self, labeller: str) -> dict[str, Any]:
         """Say what there is, for a page that begins."""
         candidates, scores, pictures = self.candidates, self.scores, self.pictures
-        place = os.path.realpath(self.journal.path)
+        place = f"{os.path.realpath(candidates.folder)}\0{os.path.realpath(self.journal.path)}"
         return {
             "listing": self.listing,
             "desk": hashlib.sha256(os.fsencode(place)).hexdigest()[:16],

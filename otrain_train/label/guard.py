@@ -35,16 +35,30 @@ def kept_token() -> tuple[str, bool]:
         state = Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
         path = state / "otrain" / "label-token"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with suppress(FileExistsError):
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(file, "w") as written:
-                written.write(secrets.token_urlsafe(24))
+        if path.exists() and not _is_private(path):
+            path.unlink()  # others have seen it
+        if not path.exists():
+            _write_token(path)
         token = path.read_text().strip()
-        if len(token) >= 20 and (os.name != "posix" or path.stat().st_mode & 0o077 == 0):
+        if len(token) >= 20 and _is_private(path):
             return token, True
-        path.unlink()
-        return kept_token()
     return secrets.token_urlsafe(24), False
+
+
+def _is_private(path: Path) -> bool:
+    return os.name != "posix" or path.stat().st_mode & 0o077 == 0
+
+
+def _write_token(path: Path) -> None:
+    # Under another name first: whoever starts at the same moment finds all of it, or none.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(24))
+        with suppress(FileExistsError):
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def is_loopback(host: str) -> bool:

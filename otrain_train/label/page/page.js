@@ -21,7 +21,7 @@ const remembered = {
 class Page {
   async begin() {
     history.replaceState(null, "", "/"); // the token need not be seen; the cookie has it
-    this.labeller = remembered.get("labeller") || "";
+    this.labeller = sessionStorage.getItem("labeller") || ""; // of this tab: the next one begins with --labeller
     this.start = await this.askUntilThere();
     this.labeller = this.start.labeller;
     this.votes = this.start.mine.split("");
@@ -298,7 +298,7 @@ class Page {
     try {
       const state = await askJson(query("/api/state", { labeller: name, votes: -1 }));
       this.labeller = name.trim();
-      remembered.set("labeller", this.labeller);
+      sessionStorage.setItem("labeller", this.labeller);
       this.done = [];
       this.take(state);
       this.veiled = [...this.start.blind].map((blind, i) => blind === "1" && this.votes[i] === ".");
@@ -348,7 +348,7 @@ class Page {
 
   // Take over what the labeller has voted elsewhere; what is still on its way from here counts more.
   take(state) {
-    if (!state.mine) return;
+    if (!state.mine || state.votes < this.have) return; // said before the latest votes were written
     this.have = state.votes;
     const before = this.votes;
     this.votes = state.mine.split("");
@@ -390,16 +390,17 @@ class Page {
   away(error) {
     const gone = error && !(error instanceof Refused && error.status < 500 && error.status !== 403);
     if (error instanceof Refused && error.status === 409) return this.reload();
-    if (gone) this.notice(error instanceof Refused ? error.message : "the server does not answer; your votes are kept here");
+    if (gone && !this.queue?.why) this.notice(error instanceof Refused ? error.message : "the server does not answer; your votes are kept here");
     else if (this.isAway) this.notice("");
     this.isAway = !!gone;
     this.showUnsent(this.queue?.waiting.length ?? 0, this.queue?.why ?? "");
   }
 
-  reload() {
+  // Votes that wait name their candidates, and lose nothing; where the browser cannot keep them, they go first.
+  async reload() {
     if (this.reloading) return;
     this.reloading = true;
-    // Votes wait in this browser, and name their candidates: they lose nothing.
+    while (this.queue.waiting.length && !this.queue.isKept) await pause(200);
     this.queue.waiting = [];
     location.reload();
   }

@@ -17,6 +17,7 @@ export class Queue {
     this.answered = answered;
     this.waiting = this.left();
     this.why = "";
+    this.isKept = true; // whether they outlive this page
     this.sending = false;
     this.send();
   }
@@ -38,7 +39,7 @@ export class Queue {
   put(vote) {
     this.nth = (this.nth ?? 0) + 1;
     Object.assign(vote, { id: newId(), at: Date.now(), nth: this.nth });
-    try { localStorage.setItem(this.prefix + vote.id, JSON.stringify(vote)); } catch { /* see above */ }
+    try { localStorage.setItem(this.prefix + vote.id, JSON.stringify(vote)); } catch { this.isKept = false; }
     this.waiting.push(vote);
     this.told(this.waiting.length, this.why);
     this.send();

@@ -139,7 +139,7 @@ export class Single {
       if (scale > best) [best, across] = [scale, columns];
     }
     const even = best >= 3 ? Math.floor(best * 2) / 2 : best; // pixels of nearly one size
-    const width = Math.round(nx * Math.max(.2, even * this.scale)), height = Math.round(ny * Math.max(.2, even * this.scale));
+    const width = Math.floor(nx * Math.max(.2, even * this.scale)), height = Math.round(ny * Math.max(.2, even * this.scale));
     this.pictures.style.maxWidth = this.scale > 1 ? "" : `${across * (width + GAP)}px`;
     for (const figure of this.pictures.children) {
       for (const box of [figure.children[0], figure.children[1]]) Object.assign(box.style, { width: `${width}px`, height: `${height}px` });
