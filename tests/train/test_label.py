@@ -16,13 +16,15 @@ from test_convert import write_cutout
 from test_votes import make_vote, tally_of
 
 from otrain_infer.errors import OutputError, SourceError, UsageError
+from otrain_train import cli_label
 from otrain_train.candidates import find_candidates, key_of
 from otrain_train.cli_label import label
 from otrain_train.label.again import SecondLooks
 from otrain_train.label.desk import Desk, DeskSettings, check_labeller
 from otrain_train.label.moves import move, plan_moves, undo
-from otrain_train.label.order import order_of
+from otrain_train.label.order import ORDERS, order_of
 from otrain_train.label.pictures import PictureReader
+from otrain_train.label.serve import ServerSettings
 from otrain_train.label.stretch import MISSING, STRETCHES, shade, zscale
 from otrain_train.mock import MockSettings, mock_arrays, write_mock
 from otrain_train.verdicts import Rule
@@ -83,6 +85,17 @@ def test_orders():
     assert sorted(at_random[0]) == list(range(400))
     with pytest.raises(UsageError, match="--model and --other-model"):
         DeskSettings("ada", order="disagreement")
+
+
+def test_the_command_and_what_is_behind_it_have_the_same_defaults():
+    asked = cli_label._label_parser().parse_args(["x"])
+    given = asked.host, asked.port, asked.token, not asked.no_browser
+    assert ServerSettings(*given) == ServerSettings()
+    assert DeskSettings(asked.labeller, (), asked.order, asked.seed, asked.blind_fraction) == DeskSettings(
+        asked.labeller
+    )
+    assert Rule(asked.min_votes, asked.min_agreement, asked.weights) == Rule()
+    assert cli_label.ORDERS == ORDERS
 
 
 def test_zscale_is_that_of_astropy():

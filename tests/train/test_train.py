@@ -521,7 +521,7 @@ def test_a_report_that_fails_costs_no_model(tmp_path):
 def test_rows_count_as_their_weights_say(tmp_path):
     cube = make_cube()
     rng = np.random.default_rng(1)
-    wrong = rng.permutation(len(cube))[:54]
+    wrong = rng.permutation(len(cube))[:80]  # most of them, so that whom to trust decides
     labels = cube.labels.copy()
     labels[wrong] = 1 - labels[wrong]
     trusted = np.where(np.isin(np.arange(len(cube)), wrong), 1e-6, 1.0)
@@ -531,8 +531,8 @@ def test_rows_count_as_their_weights_say(tmp_path):
         result = fit(replace(cube, labels=labels, weights=weights), every_row(cube), replace(WHOLE, epochs=4), folder)
         pixels = Normalisation(WHOLE.normalisation).apply(np.array(cube.cube))
         aucs[name] = figures(cube.labels, np.asarray(result.model(pixels))[:, -1]).auc
-    assert aucs["weighed"] > 0.95
-    assert aucs["as they are"] < aucs["weighed"] - 0.1
+    assert aucs["weighed"] > 0.9
+    assert aucs["as they are"] < 0.3
     labels, weights = np.repeat([0, 1], [30, 90]), np.repeat([1.0, 0.5], [30, 90])
     bogus, real = class_weights(labels, TrainSettings(), weights)
     assert 30 * bogus == pytest.approx(45 * real)
