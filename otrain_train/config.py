@@ -227,9 +227,16 @@ def plane_names(text: str) -> tuple[str, ...]:
     return tuple(plane.strip().upper() for plane in text.split(",") if plane.strip())
 
 
-def labeller_weights(text: str) -> dict[str, float]:
+class LabellerWeights(dict[str, float]):
+    """What the votes of labellers count; as text it can be read again."""
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={weight:g}" for name, weight in self.items())
+
+
+def labeller_weights(text: str) -> LabellerWeights:
     """Read what the votes of labellers count, such as ``ada=2,bob=1``."""
-    weights = {}
+    weights = LabellerWeights()
     for each in filter(None, text.split(",")):
         name, equals, value = each.rpartition("=")
         if not (equals and name.strip()):
