@@ -76,6 +76,7 @@ def convert_with_astropy(paths: list[tuple[int, str]], cube: Path) -> None:
         files=np.array(files),
         groups=np.where(texts["OBJECTID"] == "", texts["FILE"], texts["OBJECTID"]),
         mjds=numbers["MJD"],
+        weights=np.ones(len(numbers["MJD"])),
     )
 
 

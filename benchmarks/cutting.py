@@ -22,7 +22,7 @@ from astropy.nddata import Cutout2D
 from machine import compare, describe_machine, per_thing, print_times, ratio
 
 from otrain_infer.command import available_processors
-from otrain_train.candidates import LIST_NAME, from_table
+from otrain_train.candidates_list import LIST_NAME, from_table
 from otrain_train.extract import ExtractSettings, extract
 
 OURS, DISK, ASTROPY = "otrain", "the disk: the same files, their bytes ready", "astropy"
@@ -66,7 +66,7 @@ def cut_with_astropy(folder: Path, n: int) -> None:
     """Cut the candidates of the first image."""
     target = folder / "astropy"
     target.mkdir()
-    from otrain_train.candidates import read_candidates
+    from otrain_train.candidates_list import read_candidates
 
     candidates = read_candidates(folder / "few.dat")
     images = {plane: fits.getdata(folder / f"{plane.lower()}_000.fits") for plane in PLANES}

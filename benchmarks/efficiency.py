@@ -24,7 +24,7 @@ from astropy.io import fits
 from machine import describe_machine
 
 from otrain_train.bootstrap import wilson
-from otrain_train.candidates import read_candidates
+from otrain_train.candidates_list import read_candidates
 from otrain_train.detect import DetectSettings, detect
 from otrain_train.match import match
 from otrain_train.mock_images import SCALE, MockImageSettings, write_mock_images

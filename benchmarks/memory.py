@@ -41,6 +41,8 @@ def write_cube(path: Path, n: int, size: int, planes: Sequence[str]) -> None:
                 yield noise[: len(rows)] + np.float32(start / n)
             elif key in TEXTS:
                 yield np.array([f"{key}{row // 4}" for row in rows])
+            elif key == "weights":
+                yield np.ones(len(rows))
             else:
                 yield rows % 2
 

@@ -1,191 +1,131 @@
-"""``candidates_list.dat``: what was detected on difference images, in the columns of gmadet."""
+"""The candidates in a folder: cutouts in it and in folders below, each under a name that it keeps when it is sorted."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from otrain_infer.errors import SourceError
+from otrain_infer.sources import SUFFIXES
 
-from otrain_infer.atomic import replacing
-from otrain_infer.cutouts import FALSE_TEXTS
-from otrain_infer.errors import OutputError, SourceError
-
-Floats = npt.NDArray[np.float64]
-Texts = npt.NDArray[np.str_]
-Bools = npt.NDArray[np.bool_]
-
-LIST_NAME = "candidates_list.dat"
-
-COLUMNS = {
-    "ids": "ID",
-    "ra": "RA",
-    "dec": "Dec",
-    "x": "Xpos",
-    "y": "Ypos",
-    "edge": "edge",
-    "bands": "Band",
-    "mags": "mag",
-    "magerrs": "magerr",
-    "fwhms": "FWHM",
-    "psf_fwhms": "FWHMPSF",
-    "differences": "filename",
-    "images": "OriginalIma",
-    "references": "RefIma",
-    "snrs": "SNR",
-    "signs": "sign",
-}
-"""Attribute -> column. The last three are not of gmadet."""
-
-TEXTS = ("ids", "bands", "differences", "images", "references")
-FORMATS = {"RA": "%.7f", "Dec": "%.7f", "Xpos": "%.3f", "Ypos": "%.3f", "mag": "%.4f", "magerr": "%.4f"}
-FORMATS |= {"FWHM": "%.3f", "FWHMPSF": "%.3f", "SNR": "%.2f", "sign": "%d"}
+CLASSES = ("true", "false")
+"""Folders that candidates are sorted into, in any capitals."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Candidates:
-    """Candidates, one row each; numbers are float64 (n,), NaN where missing.
+    """The candidates of a folder, in the order of their keys.
 
     Attributes
     ----------
-    ids
-        Text (n,).
-    ra, dec
-        Position (degrees).
-    x, y
-        Position in the image (pixels, the first being 1).
-    edge
-        bool (n,): at the edge of the image.
-    bands
-        Text (n,), the filter.
-    mags, magerrs
-        Magnitude and its error.
-    fwhms, psf_fwhms
-        Width, and that of the point spread function (pixels).
-    differences, images, references
-        Text (n,): the difference image, the science image and the reference on its pixels; empty where there is none.
-        Paths begin in the folder of the list.
-    snrs
-        Significance of the flux.
-    signs
-        1, or -1 for what is brighter in the reference.
+    folder
+        That was looked through.
+    keys
+        What each is known by: its path relative to the folder, without a folder true or false at its end, so that it
+        stays the same when the file is sorted. Where two files would have the same key, each has its whole path.
+    paths
+        Where each lies now, relative to the folder; kept up to date as files move.
+    shared
+        Keys that several files would have.
     """
 
-    ids: Texts
-    ra: Floats
-    dec: Floats
-    x: Floats
-    y: Floats
-    edge: Bools
-    bands: Texts
-    mags: Floats
-    magerrs: Floats
-    fwhms: Floats
-    psf_fwhms: Floats
-    differences: Texts
-    images: Texts
-    references: Texts
-    snrs: Floats
-    signs: Floats
+    folder: Path
+    keys: list[str]
+    paths: list[str]
+    shared: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.keys)
 
-    @classmethod
-    def joined(cls, parts: Sequence["Candidates"]) -> "Candidates":
-        """Put lists one after the other, and number them from 0 on."""
-        columns = {each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)}
-        columns["ids"] = np.arange(len(columns["ids"])).astype(str)
-        return cls(**columns)
+    def path(self, index: int) -> str:
+        """Give the whole path of a candidate, as it lies now where it was moved by another process."""
+        known = os.path.join(self.folder, self.paths[index])
+        if not os.path.lexists(known):
+            for place in _places(self.keys[index]):
+                if os.path.lexists(os.path.join(self.folder, place)):
+                    self.paths[index] = place
+                    return os.path.join(self.folder, place)
+        return known
 
-    def write(self, path: Path) -> None:
-        """Write them as gmadet does.
-
-        Raises
-        ------
-        OutputError
-            When the file cannot be written.
-        """
-        from astropy.table import Table
-
-        columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
-        columns["edge"] = np.where(self.edge, "Y", "N")
-        try:
-            with replacing(path) as part:
-                Table(columns).write(part, format="ascii.commented_header", formats=FORMATS, overwrite=True)
-        except OSError as error:
-            raise OutputError(f"'{path}' could not be written ({error.strerror or error})") from error
+    def is_sortable(self, index: int) -> bool:
+        """Whether the key tells the candidate from all others wherever it is sorted."""
+        return key_of(self.paths[index]) not in self.shared
 
 
-def read_candidates(path: Path) -> Candidates:
-    """Read a list, of otrain-detect or of gmadet.
+def key_of(path: str) -> str:
+    """Give a path relative to the folder without the folder true or false that its file lies in."""
+    folder, name = os.path.split(path)
+    above, last = os.path.split(folder)
+    return os.path.join(above, name) if last.lower() in CLASSES else path
+
+
+def class_of(path: str) -> str:
+    """Give true or false where a path says that its file is sorted, else an empty text."""
+    last = os.path.basename(os.path.dirname(path)).lower()
+    return last if last in CLASSES else ""
+
+
+def _places(key: str) -> list[str]:
+    folder, name = os.path.split(key)
+    return [key, *(os.path.join(folder, each, name) for each in CLASSES)]
+
+
+def find_candidates(folder: str | os.PathLike[str]) -> Candidates:
+    """List the cutouts in a folder and in all folders below it; hidden ones, and links to folders, are left out.
 
     Raises
     ------
     SourceError
-        When it is missing, cannot be read, or has no positions.
+        When the folder cannot be read, or holds no cutout.
     """
-    from astropy.io import ascii as astropy_ascii
-
-    if not path.exists():
-        raise SourceError(f"there is no list of candidates '{path}': otrain-detect makes it")
-    texts = {COLUMNS[name]: str for name in TEXTS}
+    root = os.fspath(folder)
     try:
-        table = astropy_ascii.read(
-            path.read_text(), format="commented_header", guess=False, fast_reader=False, converters=texts
+        paths = list(_walk(root, ""))
+    except OSError as error:
+        where = error.filename or root
+        raise SourceError(f"the folder '{where}' cannot be read ({error.strerror or error})") from None
+    if not paths:
+        raise SourceError(
+            f"there is no cutout (.fits, .fit, .fts, also .gz or .fz) in the folder '{root}' or below it: name the "
+            "folder of the candidates"
         )
-    except (OSError, ValueError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise SourceError(f"the list of candidates '{path}' cannot be read ({said})") from None
-    return from_table({name: table[name] for name in table.colnames}, str(path))
+    shared = Counter(map(key_of, paths))
+    if max(shared.values()) > 1:
+        paths = _without_twins(root, paths, shared)
+        shared = Counter(map(key_of, paths))
+    pairs = sorted((key_of(path) if shared[key_of(path)] == 1 else path, path) for path in paths)
+    several = frozenset(key for key, count in shared.items() if count > 1)
+    return Candidates(Path(root), [key for key, _ in pairs], [path for _, path in pairs], several)
 
 
-def from_table(table: dict[str, Any], said: str) -> Candidates:
-    """Make candidates of columns under the names of the list.
-
-    Raises
-    ------
-    SourceError
-        When there is neither a position in the sky nor one in the image.
-    """
-    if not ({"RA", "Dec"} <= set(table) or {"Xpos", "Ypos"} <= set(table)):
-        raise SourceError(f"{said} has no positions, neither RA and Dec nor Xpos and Ypos (it has: {' '.join(table)})")
-    n = len(next(iter(table.values())))
-    columns: dict[str, Any] = {}
-    for name, column in COLUMNS.items():
-        values = table.get(column)
-        if name in TEXTS:
-            columns[name] = np.full(n, "", "<U1") if values is None else _texts(values)
-        elif name == "edge":
-            columns[name] = np.zeros(n, np.bool_) if values is None else _truths(values)
-        else:
-            columns[name] = np.full(n, np.nan) if values is None else numbers(values, column, said)
-    if (columns["ids"] == "").any():
-        columns["ids"] = np.arange(n).astype(str)
-    columns["signs"] = np.where(np.isnan(columns["signs"]), 1.0, np.sign(columns["signs"]))
-    return Candidates(**columns)
+def _without_twins(root: str, paths: list[str], shared: Counter[str]) -> list[str]:
+    # Two names of one file: a move was interrupted between the new name and the old, and what is sorted counts.
+    kept: dict[str, list[str]] = {}
+    for path in sorted(paths, key=lambda path: (class_of(path) == "", path)):
+        others = kept.setdefault(key_of(path), [])
+        if shared[key_of(path)] == 1 or not any(_are_one(root, path, other) for other in others):
+            others.append(path)
+    return [path for each in kept.values() for path in each]
 
 
-def numbers(values: Any, column: str, said: str) -> Floats:
-    """Read numbers, NaN where there is none.
-
-    Raises
-    ------
-    SourceError
-        When there is something else.
-    """
-    filled = np.ma.filled(np.ma.asarray(values).astype(object), np.nan)
+def _are_one(root: str, path: str, other: str) -> bool:
     try:
-        return np.array([np.nan if value in ("", "None", "--") else value for value in filled.tolist()], np.float64)
-    except (TypeError, ValueError):
-        raise SourceError(f"the column {column} of {said} does not hold numbers") from None
+        return Path(root, path).samefile(Path(root, other))
+    except OSError:
+        return False
 
 
-def _texts(values: Any) -> Texts:
-    filled = np.ma.filled(np.ma.asarray(values).astype(object), "")
-    return np.array([value.decode() if isinstance(value, bytes) else str(value).strip() for value in filled], np.str_)
-
-
-def _truths(values: Any) -> Bools:
-    return np.array([text.upper() not in (*FALSE_TEXTS, "0") for text in _texts(values).tolist()], np.bool_)
+def _walk(root: str, below: str) -> Iterator[str]:
+    folders = []
+    with os.scandir(os.path.join(root, below) if below else root) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            if name.lower().endswith(SUFFIXES):
+                yield os.path.join(below, name)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(os.path.join(below, name))
+    for each in folders:
+        yield from _walk(root, each)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from astropy.wcs import WCS
 
 from otrain_infer.errors import SourceError, UsageError
-from otrain_train.candidates import COLUMNS, LIST_NAME, Candidates, from_table
+from otrain_train.candidates_list import COLUMNS, LIST_NAME, Candidates, from_table
 from otrain_train.images import quiet_fits, read_image
 
 Texts = npt.NDArray[np.str_]

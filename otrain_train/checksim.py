@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import SourceError
 from otrain_train.bootstrap import wilson
-from otrain_train.candidates import LIST_NAME, Candidates, read_candidates
+from otrain_train.candidates_list import LIST_NAME, Candidates, read_candidates
 from otrain_train.canvas import BOTH, REAL, new_figure, save, set_title
 from otrain_train.crossmatch import CROSSMATCH_NAME
 from otrain_train.match import Match, match

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from otrain_infer.command import DONE, available_processors, progress, run
 from otrain_infer.errors import UsageError
-from otrain_train.config import ConfigParser, plane_names, reporting
+from otrain_train.config import ConfigParser, add_rule, plane_names, reporting
 from otrain_train.quiet import start_tensorflow
 from otrain_train.settings import GATES, TRACKERS, RunSettings, TrainSettings, option_name, options
 
@@ -27,10 +27,10 @@ def _fraction_or_all(text: str) -> float | str:
 
 def _convert_parser() -> ConfigParser:
     parser = ConfigParser(
-        prog="otrain-convert", description="Put cutouts sorted into true/ and false/ into one datacube."
+        prog="otrain-convert", description="Put cutouts sorted into true/ and false/, or by votes, into one datacube."
     )
     option = parser.add_argument
-    option("--cutouts", required=True, help="folder that holds the folders true and false")
+    option("--cutouts", required=True, help="folder that holds the folders true and false, or what was voted on")
     option("--path", "--path-datacube", type=Path, default=Path(), help="folder to write the datacube to")
     option("--cube", required=True, help="name of the datacube")
     option("--frac-true", type=_fraction_or_all, default=0.5, help="fraction of real ones; 'all' takes every cutout")
@@ -38,6 +38,8 @@ def _convert_parser() -> ConfigParser:
     option("--planes", type=plane_names, default="DIFF", help="planes to take, such as SCI,REF,DIFF")
     option("--seed", type=int, default=0, help="decides which cutouts are taken where there are too many")
     option("--threads", type=int, help="threads that read; if not given, one a processor")
+    option("--labels", type=Path, help="votes of otrain-label that say which are real, instead of the folders")
+    add_rule(parser)
     return parser
 
 
@@ -49,6 +51,7 @@ def convert(argv: Sequence[str] | None = None) -> int:
 def _convert(arguments: Namespace) -> int:
     from otrain_train.convert import ConvertSettings
     from otrain_train.convert import convert as convert_folder
+    from otrain_train.verdicts import Rule
 
     settings = ConvertSettings(
         frac_true=None if arguments.frac_true == "all" else arguments.frac_true,
@@ -56,6 +59,8 @@ def _convert(arguments: Namespace) -> int:
         planes=arguments.planes,
         seed=arguments.seed,
         threads=available_processors() if arguments.threads is None else arguments.threads,
+        labels=arguments.labels,
+        rule=Rule(arguments.min_votes, arguments.min_agreement, arguments.weights),
     )
     name = arguments.cube.removesuffix(".npz")
     if not name:

@@ -169,7 +169,7 @@ def _detect(arguments: Namespace) -> int:
 
 
 def _import_catalogue(arguments: Namespace) -> int:
-    from otrain_train.candidates import LIST_NAME
+    from otrain_train.candidates_list import LIST_NAME
     from otrain_train.catalogue import CatalogueSettings, import_catalogue
 
     settings = CatalogueSettings(

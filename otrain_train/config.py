@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from otrain_infer.command import Parser, progress
+from otrain_infer.command import Parser, number, progress
 from otrain_infer.errors import UsageError
 
 Progress = Callable[[int, int, str], None]
@@ -225,6 +225,32 @@ def _plain(value: Any, alone: bool) -> Any:
 def plane_names(text: str) -> tuple[str, ...]:
     """Read names of planes, such as ``SCI,REF,DIFF``."""
     return tuple(plane.strip().upper() for plane in text.split(",") if plane.strip())
+
+
+class LabellerWeights(dict[str, float]):
+    """What the votes of labellers count; as text it can be read again."""
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={weight:g}" for name, weight in self.items())
+
+
+def labeller_weights(text: str) -> LabellerWeights:
+    """Read what the votes of labellers count, such as ``ada=2,bob=1``."""
+    weights = LabellerWeights()
+    for each in filter(None, text.split(",")):
+        name, equals, value = each.rpartition("=")
+        if not (equals and name.strip()):
+            raise argparse.ArgumentTypeError(f"'{each}' is not of the form name=weight")
+        weights[name.strip()] = number(value)
+    return weights
+
+
+def add_rule(parser: ConfigParser) -> None:
+    """Add the options that say when votes make a label, as of `otrain_train.verdicts.Rule`."""
+    option = parser.add_argument
+    option("--min-votes", type=int, default=1, help="votes for true or false that a candidate must have")
+    option("--min-agreement", type=number, default=0.5, help="part of the votes that the majority must have")
+    option("--weights", type=labeller_weights, default="", help="what votes count, as in ada=2,bob=0.5; else 1")
 
 
 @contextmanager

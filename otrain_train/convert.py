@@ -1,4 +1,4 @@
-"""What ``otrain-convert`` does: cutouts sorted into true/ and false/ in, one datacube out."""
+"""What ``otrain-convert`` does: cutouts sorted into true/ and false/, or by votes, in; one datacube out."""
 
 import math
 import os
@@ -13,11 +13,10 @@ from otrain_infer.chunks import map_in_order, split
 from otrain_infer.cutouts import CHUNK, CutoutReader, Cutouts, check_planes, native_size
 from otrain_infer.errors import SourceError, UsageError
 from otrain_infer.flags import CutoutFlag
-from otrain_infer.sources import find_cutouts
 from otrain_train.cubewriter import DatacubeWriter
 from otrain_train.datacube import Datacube
-
-CLASSES = {1: "true", 0: "false"}
+from otrain_train.sorting import Sorted, sorted_by_folders, sorted_by_votes
+from otrain_train.verdicts import Rule
 
 COMMONEST = -1
 """The cutout size that stands for the commonest among the files."""
@@ -45,6 +44,10 @@ class ConvertSettings:
         Decides which cutouts of the class that has too many are taken.
     threads
         How many read at once.
+    labels
+        Votes of `otrain-label` that say which cutouts are real; None where the folders true and false do.
+    rule
+        When votes make a label.
     """
 
     frac_true: float | None = 0.5
@@ -52,6 +55,8 @@ class ConvertSettings:
     planes: tuple[str, ...] = ("DIFF",)
     seed: int = 0
     threads: int = 1
+    labels: Path | None = None
+    rule: Rule = field(default_factory=Rule)
 
     def __post_init__(self) -> None:
         if self.frac_true is not None and not 0 < self.frac_true < 1:
@@ -118,6 +123,8 @@ class ConvertSummary:
         Its planes, in order.
     true, false
         What became of the files of each class.
+    votes
+        What became of the votes, in one line; empty where there were none or all count.
     """
 
     path: Path
@@ -125,6 +132,7 @@ class ConvertSummary:
     planes: tuple[str, ...]
     true: ClassCount
     false: ClassCount
+    votes: str = ""
 
     def __str__(self) -> str:
         n = self.true.taken + self.false.taken
@@ -145,7 +153,7 @@ class ConvertSummary:
                 lines.append(
                     f"  {count.spared} more could be taken with --frac-true all: training then weighs the classes"
                 )
-        return "\n".join(lines)
+        return "\n".join([*lines, self.votes] if self.votes else lines)
 
 
 def convert(
@@ -154,14 +162,15 @@ def convert(
     settings: ConvertSettings | None = None,
     progress: Progress | None = None,
 ) -> ConvertSummary:
-    """Put the cutouts of two folders into one datacube, reading each file once and in memory of a fixed size.
+    """Put sorted cutouts into one datacube, reading each file once and in memory of a fixed size.
 
-    Cutouts at an edge (EDGE) and unusable ones are left out and others taken in their stead as long as there are any.
+    Which are real the folders say that they lie in, or votes. Cutouts at an edge (EDGE) and unusable ones are left out
+    and others taken in their stead as long as there are any.
 
     Parameters
     ----------
     folder
-        Holds the folders `true` and `false`, in any capitals.
+        Holds the folders `true` and `false`, in any capitals; with votes, the candidates.
     output_path
         The datacube to write; one that is there is replaced when the new one is whole.
     settings
@@ -177,20 +186,25 @@ def convert(
     Raises
     ------
     SourceError
-        When a folder is missing, empty or ambiguous, or no cutout of a class is usable.
+        When a folder is missing, empty or ambiguous, no cutout of a class is usable, or votes cannot be read.
     UsageError
         When a setting makes no sense.
     OutputError
         When the datacube cannot be written.
     """
     settings = settings or ConvertSettings()
-    run = _Run(Path(folder), settings, progress)
+    run = _Run(_sort(Path(folder), settings), settings, progress)
     with DatacubeWriter(output_path) as writer:
         for label in run.order():
             run.read(label, writer)
-            _check_usable(run.counts[label], CLASSES[label], folder)
+            _check_usable(run.counts[label], run.sorted.where[label])
         run.choose(writer)
-    return ConvertSummary(Path(output_path), run.size, settings.planes, run.counts[1], run.counts[0])
+    counts = run.counts
+    return ConvertSummary(Path(output_path), run.size, settings.planes, counts[1], counts[0], run.sorted.said)
+
+
+def _sort(folder: Path, settings: ConvertSettings) -> Sorted:
+    return sorted_by_votes(folder, settings.labels, settings.rule) if settings.labels else sorted_by_folders(folder)
 
 
 def largest_set(n_true: int, n_false: int, fraction: float | None) -> tuple[int, int]:
@@ -219,13 +233,11 @@ def largest_set(n_true: int, n_false: int, fraction: float | None) -> tuple[int,
 class _Run:
     """One conversion: the files of both classes, and what has become of them so far."""
 
-    def __init__(self, folder: Path, settings: ConvertSettings, progress: Progress | None) -> None:
-        self._folder = folder
+    def __init__(self, cutouts: Sorted, settings: ConvertSettings, progress: Progress | None) -> None:
+        self.sorted = cutouts
         self._settings = settings
         self._progress = progress
-        folders = _class_folders(folder)
-        self._names = {label: path.name for label, path in folders.items()}
-        self._files = {label: find_cutouts(path) for label, path in folders.items()}
+        self._files = dict(cutouts.files)
         self.counts = {label: ClassCount(len(files)) for label, files in self._files.items()}
         self.size = self._find_size()
         if settings.frac_true is not None:
@@ -254,10 +266,10 @@ class _Run:
         count, wanted = self.counts[label], self._wanted(label)
         planes, chunks = self._settings.planes, split(self._files[label], CHUNK)
         for cutouts in map_in_order(CutoutReader(planes, self.size).read, chunks, self._settings.threads):
-            usable = self._account(count, cutouts, self._names[label])
+            usable = self._account(count, cutouts, label)
             if usable.any():
                 taken = cutouts if usable.all() else cutouts.select(usable)
-                writer.append(_rows(taken, label, planes, self._names[label]))
+                writer.append(_rows(taken, label, planes, self.sorted))
             self._report()
             if count.usable >= wanted:
                 break
@@ -274,18 +286,21 @@ class _Run:
         ratio = fraction / (1 - fraction)
         return math.ceil(other.usable * (ratio if label else 1 / ratio))
 
-    def _account(self, count: ClassCount, cutouts: Cutouts, folder: str) -> npt.NDArray[np.bool_]:
+    def _account(self, count: ClassCount, cutouts: Cutouts, label: int) -> npt.NDArray[np.bool_]:
         at_edge, resized = _any_of(cutouts, CutoutFlag.EDGE), _any_of(cutouts, CutoutFlag.PADDED | CutoutFlag.CROPPED)
-        usable = cutouts.usable & ~at_edge
-        at_edge &= cutouts.usable
-        for rows, named in ((~cutouts.usable, count.unusable), (at_edge, count.edge)):
+        strangers = self.sorted.strangers(cutouts)
+        unusable = ~cutouts.usable | strangers
+        usable = ~unusable & ~at_edge
+        at_edge &= ~unusable
+        for rows, named in ((unusable, count.unusable), (at_edge, count.edge)):
             for row in np.flatnonzero(rows)[: max(EXAMPLES - named, 0)]:
-                why = cutouts.reasons.get(int(row), "at the edge of its image")
-                count.examples.append((_within(folder, str(cutouts.names[row])), why))
+                other = "another candidate than was voted on" if strangers[row] else "at the edge of its image"
+                why = cutouts.reasons.get(int(row), other)
+                count.examples.append((self.sorted.name(str(cutouts.names[row]), label), why))
         count.read += len(cutouts)
         count.usable += int(usable.sum())
         count.edge += int(at_edge.sum())
-        count.unusable += int((~cutouts.usable).sum())
+        count.unusable += int(unusable.sum())
         count.resized += int((usable & resized).sum())
         return usable
 
@@ -300,38 +315,16 @@ def _any_of(cutouts: Cutouts, flags: CutoutFlag) -> npt.NDArray[np.bool_]:
     return np.asarray((cutouts.flags & flags) != 0, np.bool_)
 
 
-def _class_folders(folder: Path) -> dict[int, Path]:
-    try:
-        inside = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-    except OSError as error:
-        raise SourceError(f"the folder '{folder}' cannot be read ({error.strerror or error})") from None
-    return {label: _class_folder(folder, inside, name) for label, name in CLASSES.items()}
-
-
-def _class_folder(folder: Path, inside: list[Path], name: str) -> Path:
-    found = [entry for entry in inside if entry.name.lower() == name]
-    if not found:
-        held = ", ".join(entry.name for entry in inside[:4]) or "none"
-        raise SourceError(
-            f"there is no folder '{name}' in '{folder}' (folders there: {held}): cutouts are sorted into "
-            "the folders true and false"
-        )
-    if len(found) > 1:
-        names = " and ".join(entry.name for entry in found)
-        raise SourceError(f"'{folder}' holds the folders {names}: put their cutouts into one")
-    return found[0]
-
-
-def _check_usable(count: ClassCount, name: str, folder: str | os.PathLike[str]) -> None:
+def _check_usable(count: ClassCount, where: str) -> None:
     if count.usable == 0:
         file, why = count.examples[0]
         raise SourceError(
-            f"none of the {count.files} cutouts in the folder '{name}' of '{folder}' is usable, and both classes are "
-            f"needed: {count.edge} lie at an edge, {count.unusable} are unusable ({file}: {why})"
+            f"none of the {count.files} cutouts {where} is usable, and both classes are needed: {count.edge} lie at an "
+            f"edge, {count.unusable} are unusable ({file}: {why})"
         )
 
 
-def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], folder: str) -> Datacube:
+def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], where: Sorted) -> Datacube:
     header = cutouts.header
     return Datacube(
         cube=cutouts.pixels,
@@ -342,11 +335,8 @@ def _rows(cutouts: Cutouts, label: int, planes: tuple[str, ...], folder: str) ->
         fwhms=header["FWHM"],
         candids=header["CANDID"],
         planes=planes,
-        files=np.array([_within(folder, name) for name in cutouts.names.tolist()], np.str_),
+        files=np.array([where.name(name, label) for name in cutouts.names.tolist()], np.str_),
         groups=np.where(header["OBJECTID"] == "", header["FILE"], header["OBJECTID"]),
         mjds=header["MJD"],
+        weights=where.weights(cutouts),
     )
-
-
-def _within(folder: str, path: str) -> str:
-    return f"{folder}/{os.path.basename(path)}"

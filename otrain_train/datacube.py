@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
-NUMBERS = ("mags", "errmags", "fwhms", "mjds")
+NUMBERS = ("mags", "errmags", "fwhms", "mjds", "weights")
 TEXTS = ("filters", "candids", "files", "groups")
-COLUMNS = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids", "files", "groups", "mjds")
+COLUMNS = ("cube", "labels", "mags", "errmags", "filters", "fwhms", "candids", "files", "groups", "mjds", "weights")
 REQUIRED = ("cube", "labels")
 
 BLOCK = 1 << 24
@@ -57,6 +57,9 @@ class Datacube:
         group is empty is its own.
     mjds
         float64 (n,) (days): the modified Julian date, NaN where missing.
+    weights
+        float64 (n,), above 0: what each row counts in a training, such as the part of the votes that agree with its
+        label; 1 where nothing is known.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Datacube:
     files: npt.NDArray[np.str_]
     groups: npt.NDArray[np.str_]
     mjds: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
         if self.cube.ndim != 4 or 0 in self.cube.shape:
@@ -87,6 +91,8 @@ class Datacube:
                 raise DatacubeError(f"'{key}' has the shape {shape}, but the cube holds {len(self)} cutouts")
         if not np.isin(self.labels, (0, 1)).all():
             raise DatacubeError("labels are 1 for real and 0 for bogus, and there are others among these")
+        if not (np.isfinite(self.weights) & (self.weights > 0)).all():
+            raise DatacubeError("weights are numbers above 0, and there are others among these")
 
     def __len__(self) -> int:
         return len(self.cube)
@@ -144,6 +150,7 @@ class Datacube:
             files=read_texts(columns, "files", n),
             groups=read_texts(columns, "groups", n),
             mjds=read_numbers(columns, "mjds", n),
+            weights=np.nan_to_num(read_numbers(columns, "weights", n), nan=1.0),
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import SourceError, UsageError
 from otrain_train.align import METHODS, Aligned, align
-from otrain_train.candidates import LIST_NAME, Candidates
+from otrain_train.candidates_list import LIST_NAME, Candidates
 from otrain_train.images import ImageSettings, SkyImage, find_images, quiet_fits, read_image, stem_of
 from otrain_train.measure import Measured, find_candidates
 from otrain_train.photometry import HOT_PIXEL, Sky, Sources, find_sources, find_stars, subtract_sky

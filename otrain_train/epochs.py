@@ -48,6 +48,8 @@ class Epochs:
         Its rows that the network learns from, and those that choose the best epoch.
     weights
         Of a bogus and of a real row in the loss.
+    row_weights
+        float64 (n,), of all rows of the datacube: by what the weight of each in the loss is multiplied.
     settings
         With batch size and learning rate filled in.
     seed
@@ -66,6 +68,7 @@ class Epochs:
     learnt: Rows
     holdout: Rows
     weights: tuple[float, float]
+    row_weights: npt.NDArray[np.float64]
     settings: TrainSettings
     seed: int
     steps: int
@@ -151,7 +154,8 @@ class Epochs:
         for i, (rows, pixels) in enumerate(islice(stream, self.steps)):
             labels = self.labels[rows]
             step = epoch * self.steps + i
-            done = self.trainer.learn(step, pixels, labels, np.take(self.weights, labels))
+            weights = np.take(self.weights, labels) * self.row_weights[rows]
+            done = self.trainer.learn(step, pixels, labels, weights)
             self._check_loss(done[0], epoch)
             total += done
             text = f"epoch {epoch + 1} loss {total[0] / (i + 1):.4f}"
@@ -171,7 +175,8 @@ class Epochs:
         labels = self.labels[self.holdout].astype(bool)
         margins = np.diff(logits.astype(np.float64), axis=1)[:, 0]
         losses = np.logaddexp(0.0, np.where(labels, -margins, margins))
-        loss = float(np.average(losses, weights=np.take(self.weights, labels.astype(np.int64))))
+        weights = np.take(self.weights, labels.astype(np.int64)) * self.row_weights[self.holdout]
+        loss = float(np.average(losses, weights=weights))
         self._check_loss(loss, epoch)
         # The rank of the margin, not the score: a score that has run up against 0 or 1 would tie.
         ranks = np.unique(margins, return_inverse=True)[1] / max(margins.size, 1)

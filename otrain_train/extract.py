@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from otrain_infer.command import available_processors
 from otrain_infer.errors import OutputError, SourceError, UsageError
-from otrain_train.candidates import LIST_NAME, Candidates, read_candidates
+from otrain_train.candidates_list import LIST_NAME, Candidates, read_candidates
 from otrain_train.cutout_files import cutouts_bytes
 from otrain_train.images import quiet_fits
 from otrain_train.match import match

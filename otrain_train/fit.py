@@ -158,7 +158,8 @@ def fit(
         labels=labels,
         learnt=learnt,
         holdout=holdout,
-        weights=class_weights(labels[learnt], settings),
+        weights=class_weights(labels[learnt], settings, datacube.weights[learnt]),
+        row_weights=datacube.weights,
         settings=settings,
         seed=seed,
         steps=steps,
@@ -208,12 +209,18 @@ def suitable_batch(rows: int) -> int:
     return 32 if rows < MANY_ROWS else 64
 
 
-def class_weights(labels: npt.NDArray[np.int64], settings: TrainSettings) -> tuple[float, float]:
-    """Weight of a bogus and of a real row: 1 on average over the rows, equal in sum over the classes if balanced."""
+def class_weights(
+    labels: npt.NDArray[np.int64], settings: TrainSettings, row_weights: npt.NDArray[np.float64] | None = None
+) -> tuple[float, float]:
+    """Weight of a bogus and of a real row: 1 on average over the rows, equal in sum over the classes if balanced.
+
+    Rows with weights of their own count as these say.
+    """
     if settings.class_weights == "none":
         return 1.0, 1.0
-    real = int(np.sum(labels))
-    return labels.size / (2 * (labels.size - real)), labels.size / (2 * real)
+    counts = np.ones(labels.size) if row_weights is None else row_weights
+    whole, real = float(np.sum(counts)), float(np.sum(counts[labels == 1]))
+    return whole / (2 * (whole - real)), whole / (2 * real)
 
 
 def check_classes(labels: npt.NDArray[np.int64], least: int, purpose: str) -> None:
@@ -253,6 +260,6 @@ def _key(
         digest.update(np.ascontiguousarray(weights).data)
     for some in range(0, rows.size, CHUNK):
         digest.update(datacube.read(rows[some : some + CHUNK]).data)
-    for each in (datacube.labels[rows], groups[rows], rows):
+    for each in (datacube.labels[rows], datacube.weights[rows], groups[rows], rows):
         digest.update(np.ascontiguousarray(each).tobytes())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from otrain_infer.errors import UsageError
-from otrain_train.candidates import Candidates
+from otrain_train.candidates_list import Candidates
 from otrain_train.simulated_objects import SimulatedObjects
 
 Floats = npt.NDArray[np.float64]

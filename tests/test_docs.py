@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MODULES = sorted(path for package in ("otrain_infer", "otrain_train") for path in (ROOT / package).glob("[!_]*.py"))
+PACKAGES = ("otrain_infer", "otrain_train", "otrain_train/label")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("[!_]*.py"))
 
 
 def help_of(command: str, *words: str) -> str:
@@ -25,8 +26,8 @@ def test_the_map_has_one_line_for_each_module_and_it_is_what_the_module_says():
     said = {}
     for path in MODULES:
         first = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
-        said[f"{path.parent.name}/{path.name}"] = first.replace("``", "`")
-    lines = re.findall(r"^\| `(otrain_\w+/\w+\.py)` \| (.+) \|$", README, re.MULTILINE)
+        said[path.relative_to(ROOT).as_posix()] = first.replace("``", "`")
+    lines = re.findall(r"^\| `(otrain_\w+/[\w/]+\.py)` \| (.+) \|$", README, re.MULTILINE)
     assert lines == list(said.items())
 
 
@@ -47,7 +48,10 @@ def test_every_command_says_what_it_does(command):
 
 
 OPTIONS = {
-    "otrain-convert": "--path --path-datacube --cube --cutouts --frac-true --cutout-size --planes --seed",
+    "otrain-convert": "--path --path-datacube --cube --cutouts --frac-true --cutout-size --planes --seed --labels "
+    "--min-votes --min-agreement --weights",
+    "otrain-label": "--model --other-model --order --seed --labeller --blind-fraction --planes --labels --host --port "
+    "--token --no-browser --move --undo-move --min-votes --min-agreement --weights",
     "otrain-train": "--cube --model-path --model-name --epochs --frac --dropout --threshold",
     "otrain-infer": "--cutouts --model --prob-ratio --output --edge --threshold --batch-size --device --threads",
     "otrain-export": "--output --name --normalisation --padding --planes --size --threshold --precision "

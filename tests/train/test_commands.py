@@ -174,7 +174,7 @@ def test_a_damaged_datacube_is_refused_by_every_command(workspace, tmp_path, cap
         assert "is damaged: its cube.npy is not what was written" in capsys.readouterr().err, command
 
 
-@pytest.mark.parametrize("module", ["cli", "cli_evaluate", "cli_export"])
+@pytest.mark.parametrize("module", ["cli", "cli_evaluate", "cli_export", "cli_label"])
 def test_no_help_waits_for_numpy(module):
     code = f"import sys, otrain_train.{module}; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,12 +13,17 @@ from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 from openings import opened
+from test_votes import make_vote
 
 from otrain_infer.cutouts import read_cutouts
 from otrain_infer.errors import OtrainError, SourceError, UsageError
+from otrain_train.candidates import find_candidates
+from otrain_train.cli import convert as command
 from otrain_train.convert import ConvertSettings, convert, largest_set
 from otrain_train.datacube import Datacube, sha256
 from otrain_train.mock import MockSettings, mock_arrays, write_mock
+from otrain_train.verdicts import Rule
+from otrain_train.votes import Journal
 
 KEYWORDS = {"MAG": 18.5, "MAGERR": 0.1, "FILTER": "g", "FWHM": 3.0, "EDGE": "False"}
 
@@ -497,3 +502,78 @@ def test_the_summary_counts_those_it_does_not_name(tmp_path):
     write_class(tmp_path / "false", 9, EDGE="True")
     write_cutout(tmp_path / "false" / "good.fits")
     assert "\n  and 6 more" in str(run(tmp_path, frac_true=None)[1])
+
+
+@pytest.fixture
+def voted(tmp_path):
+    """20 candidates in a folder and in one below it, some sorted already; ada and bob vote on them."""
+    folder = tmp_path / "night"
+    places = [folder, folder / "more", folder / "more" / "true", folder / "false"]
+    for i in range(20):
+        write_cutout(places[i % 4] / f"c{i:02d}.fits", CANDID=f"{i}")
+    keys = find_candidates(folder).keys
+    keys.sort(key=lambda key: key[-7:])
+    journal = Journal(folder / "labels.csv")
+    journal.append([make_vote(key, "true" if i < 8 else "false", "ada") for i, key in enumerate(keys[:16])])
+    journal.append([make_vote(key, "false", "bob") for i, key in enumerate(keys[:4])])
+    journal.append([make_vote(key, "true", "bob") for key in keys[4:6]])
+    journal.append([make_vote(keys[15], "unsure", "bob"), make_vote("gone.fits", "true", "ada")])
+    return folder
+
+
+def test_votes_say_which_are_real(voted, tmp_path):
+    output = tmp_path / "cube.npz"
+    settings = ConvertSettings(frac_true=None, labels=voted / "labels.csv")
+    summary = convert(voted, output, settings)
+    rows = Datacube.load(output)
+    assert {name[-8:-5] for name in rows.files[:4]} == {"c04", "c05", "c06", "c07"}
+    assert (rows.n_true, rows.n_false) == (4, 8)
+    assert all((voted / name).exists() for name in rows.files)
+    weights = dict(zip([name[-8:-5] for name in rows.files], rows.weights, strict=True))
+    assert weights.pop("c15") == 0.5
+    assert set(weights.values()) == {1.0}
+    assert str(summary).endswith("votes: 24; candidates left out: 4 with a tie, 1 not in the folder ('gone.fits')")
+
+
+@pytest.mark.parametrize(
+    ("rule", "n_true", "n_false"),
+    [
+        (Rule(weights={"bob": 2.0}), 4, 11),
+        (Rule(weights={"ada": 2.0}), 8, 8),
+        (Rule(min_agreement=0.9), 4, 7),
+        (Rule(min_votes=2, weights={"bob": 2.0}), 2, 4),
+    ],
+)
+def test_majority_agreement_and_weights(voted, tmp_path, rule, n_true, n_false):
+    settings = ConvertSettings(frac_true=None, labels=voted / "labels.csv", rule=rule)
+    summary = convert(voted, tmp_path / "cube.npz", settings)
+    assert (summary.true.taken, summary.false.taken) == (n_true, n_false)
+
+
+def test_votes_on_another_candidate_of_the_name_do_not_count(voted, tmp_path):
+    journal, key = Journal(voted / "labels.csv"), "c04.fits"
+    journal.append([make_vote(key, "true", "eve", candid="another")])
+    summary = convert(voted, tmp_path / "cube.npz", ConvertSettings(frac_true=None, labels=voted / "labels.csv"))
+    assert summary.true.unusable == 1
+    assert "c04.fits: another candidate than was voted on" in str(summary)
+
+
+def test_votes_for_one_class_alone_are_refused(voted, tmp_path):
+    settings = ConvertSettings(
+        labels=voted / "labels.csv", rule=Rule(weights={"ada": 0.0}, min_votes=1, min_agreement=1)
+    )
+    summary = convert(voted, tmp_path / "cube.npz", settings)
+    assert (summary.true.taken, summary.false.taken) == (2, 2)
+    settings = ConvertSettings(labels=voted / "labels.csv", rule=Rule(min_votes=3))
+    with pytest.raises(
+        SourceError, match=r"call no cutout .* real, .*: votes: 24; candidates left out: 17 with too few"
+    ):
+        convert(voted, tmp_path / "cube.npz", settings)
+
+
+def test_votes_are_taken_by_command(voted, tmp_path, capsys):
+    options = ["--cutouts", str(voted), "--path", str(tmp_path), "--cube", "c", "--labels", str(voted / "labels.csv")]
+    assert command(["--frac-true", "all", *options, "--weights", "bob=2,ada=1", "--min-votes", "1"]) == 0
+    assert "15 cutouts, 4 real and 11 bogus" in capsys.readouterr().out
+    assert command([*options[:-1], str(tmp_path / "none.csv")]) == 2
+    assert "cannot be read" in capsys.readouterr().err

@@ -74,6 +74,7 @@ def test_what_is_written_is_what_the_original_reads(tmp_path):
         "files": text,
         "groups": text,
         "mjds": ("<f", (7,)),
+        "weights": ("<f", (7,)),
     }
 
 

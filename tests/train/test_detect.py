@@ -11,7 +11,7 @@ from fields import SIZE, simple_wcs, write_image
 
 from otrain_infer.errors import SourceError, UsageError
 from otrain_train.align import align, same_grid
-from otrain_train.candidates import COLUMNS, from_table, read_candidates
+from otrain_train.candidates_list import COLUMNS, from_table, read_candidates
 from otrain_train.catalogue import CatalogueSettings, import_catalogue
 from otrain_train.detect import DetectSettings, detect
 from otrain_train.images import ImageSettings, read_image

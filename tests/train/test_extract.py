@@ -10,7 +10,7 @@ from fields import simple_wcs, write_image
 
 from otrain_infer import CutoutFlag, read_cutouts
 from otrain_infer.errors import OutputError, SourceError, UsageError
-from otrain_train.candidates import Candidates, from_table
+from otrain_train.candidates_list import Candidates, from_table
 from otrain_train.cutout_files import card, cutout_bytes
 from otrain_train.extract import ExtractSettings, extract
 from otrain_train.simulated_objects import SimulatedObjects

@@ -6,7 +6,7 @@ import pytest
 from astropy.coordinates import SkyCoord, search_around_sky
 
 from otrain_infer.errors import UsageError
-from otrain_train.candidates import Candidates, from_table
+from otrain_train.candidates_list import Candidates, from_table
 from otrain_train.match import match
 from otrain_train.simulated_objects import SimulatedObjects
 

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 pytest.importorskip("tensorflow")
 
 from otrain_infer.errors import DatacubeError, OutputError, UsageError
+from otrain_infer.normalise import Normalisation
 from otrain_infer.scorer import Scorer
 from otrain_train import checkpoint
 from otrain_train.datacube import Datacube, sha256
@@ -515,3 +516,23 @@ def test_a_report_that_fails_costs_no_model(tmp_path):
     model = Scorer(tmp_path / "CNN_training/N.onnx")
     assert np.isfinite(model.score_pixels(make_cube().cube[:3])).all()
     assert (tmp_path / "CNN_training/N.keras").exists()
+
+
+def test_rows_count_as_their_weights_say(tmp_path):
+    cube = make_cube()
+    rng = np.random.default_rng(1)
+    wrong = rng.permutation(len(cube))[:80]  # most of them, so that whom to trust decides
+    labels = cube.labels.copy()
+    labels[wrong] = 1 - labels[wrong]
+    trusted = np.where(np.isin(np.arange(len(cube)), wrong), 1e-6, 1.0)
+    aucs = {}
+    for name, weights in (("as they are", np.ones(len(cube))), ("weighed", trusted)):
+        folder = tmp_path / name
+        result = fit(replace(cube, labels=labels, weights=weights), every_row(cube), replace(WHOLE, epochs=4), folder)
+        pixels = Normalisation(WHOLE.normalisation).apply(np.array(cube.cube))
+        aucs[name] = figures(cube.labels, np.asarray(result.model(pixels))[:, -1]).auc
+    assert aucs["weighed"] > 0.9
+    assert aucs["as they are"] < 0.3
+    labels, weights = np.repeat([0, 1], [30, 90]), np.repeat([1.0, 0.5], [30, 90])
+    bogus, real = class_weights(labels, TrainSettings(), weights)
+    assert 30 * bogus == pytest.approx(45 * real)

@@ -1,0 +1,191 @@
+"""``candidates_list.dat``: what was detected on difference images, in the columns of gmadet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otrain_infer.atomic import replacing
+from otrain_infer.cutouts import FALSE_TEXTS
+from otrain_infer.errors import OutputError, SourceError
+
+Floats = npt.NDArray[np.float64]
+Texts = npt.NDArray[np.str_]
+Bools = npt.NDArray[np.bool_]
+
+LIST_NAME = "candidates_list.dat"
+
+COLUMNS = {
+    "ids": "ID",
+    "ra": "RA",
+    "dec": "Dec",
+    "x": "Xpos",
+    "y": "Ypos",
+    "edge": "edge",
+    "bands": "Band",
+    "mags": "mag",
+    "magerrs": "magerr",
+    "fwhms": "FWHM",
+    "psf_fwhms": "FWHMPSF",
+    "differences": "filename",
+    "images": "OriginalIma",
+    "references": "RefIma",
+    "snrs": "SNR",
+    "signs": "sign",
+}
+"""Attribute -> column. The last three are not of gmadet."""
+
+TEXTS = ("ids", "bands", "differences", "images", "references")
+FORMATS = {"RA": "%.7f", "Dec": "%.7f", "Xpos": "%.3f", "Ypos": "%.3f", "mag": "%.4f", "magerr": "%.4f"}
+FORMATS |= {"FWHM": "%.3f", "FWHMPSF": "%.3f", "SNR": "%.2f", "sign": "%d"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Candidates, one row each; numbers are float64 (n,), NaN where missing.
+
+    Attributes
+    ----------
+    ids
+        Text (n,).
+    ra, dec
+        Position (degrees).
+    x, y
+        Position in the image (pixels, the first being 1).
+    edge
+        bool (n,): at the edge of the image.
+    bands
+        Text (n,), the filter.
+    mags, magerrs
+        Magnitude and its error.
+    fwhms, psf_fwhms
+        Width, and that of the point spread function (pixels).
+    differences, images, references
+        Text (n,): the difference image, the science image and the reference on its pixels; empty where there is none.
+        Paths begin in the folder of the list.
+    snrs
+        Significance of the flux.
+    signs
+        1, or -1 for what is brighter in the reference.
+    """
+
+    ids: Texts
+    ra: Floats
+    dec: Floats
+    x: Floats
+    y: Floats
+    edge: Bools
+    bands: Texts
+    mags: Floats
+    magerrs: Floats
+    fwhms: Floats
+    psf_fwhms: Floats
+    differences: Texts
+    images: Texts
+    references: Texts
+    snrs: Floats
+    signs: Floats
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Candidates"]) -> "Candidates":
+        """Put lists one after the other, and number them from 0 on."""
+        columns = {each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)}
+        columns["ids"] = np.arange(len(columns["ids"])).astype(str)
+        return cls(**columns)
+
+    def write(self, path: Path) -> None:
+        """Write them as gmadet does.
+
+        Raises
+        ------
+        OutputError
+            When the file cannot be written.
+        """
+        from astropy.table import Table
+
+        columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
+        columns["edge"] = np.where(self.edge, "Y", "N")
+        try:
+            with replacing(path) as part:
+                Table(columns).write(part, format="ascii.commented_header", formats=FORMATS, overwrite=True)
+        except OSError as error:
+            raise OutputError(f"'{path}' could not be written ({error.strerror or error})") from error
+
+
+def read_candidates(path: Path) -> Candidates:
+    """Read a list, of otrain-detect or of gmadet.
+
+    Raises
+    ------
+    SourceError
+        When it is missing, cannot be read, or has no positions.
+    """
+    from astropy.io import ascii as astropy_ascii
+
+    if not path.exists():
+        raise SourceError(f"there is no list of candidates '{path}': otrain-detect makes it")
+    texts = {COLUMNS[name]: str for name in TEXTS}
+    try:
+        table = astropy_ascii.read(
+            path.read_text(), format="commented_header", guess=False, fast_reader=False, converters=texts
+        )
+    except (OSError, ValueError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise SourceError(f"the list of candidates '{path}' cannot be read ({said})") from None
+    return from_table({name: table[name] for name in table.colnames}, str(path))
+
+
+def from_table(table: dict[str, Any], said: str) -> Candidates:
+    """Make candidates of columns under the names of the list.
+
+    Raises
+    ------
+    SourceError
+        When there is neither a position in the sky nor one in the image.
+    """
+    if not ({"RA", "Dec"} <= set(table) or {"Xpos", "Ypos"} <= set(table)):
+        raise SourceError(f"{said} has no positions, neither RA and Dec nor Xpos and Ypos (it has: {' '.join(table)})")
+    n = len(next(iter(table.values())))
+    columns: dict[str, Any] = {}
+    for name, column in COLUMNS.items():
+        values = table.get(column)
+        if name in TEXTS:
+            columns[name] = np.full(n, "", "<U1") if values is None else _texts(values)
+        elif name == "edge":
+            columns[name] = np.zeros(n, np.bool_) if values is None else _truths(values)
+        else:
+            columns[name] = np.full(n, np.nan) if values is None else numbers(values, column, said)
+    if (columns["ids"] == "").any():
+        columns["ids"] = np.arange(n).astype(str)
+    columns["signs"] = np.where(np.isnan(columns["signs"]), 1.0, np.sign(columns["signs"]))
+    return Candidates(**columns)
+
+
+def numbers(values: Any, column: str, said: str) -> Floats:
+    """Read numbers, NaN where there is none.
+
+    Raises
+    ------
+    SourceError
+        When there is something else.
+    """
+    filled = np.ma.filled(np.ma.asarray(values).astype(object), np.nan)
+    try:
+        return np.array([np.nan if value in ("", "None", "--") else value for value in filled.tolist()], np.float64)
+    except (TypeError, ValueError):
+        raise SourceError(f"the column {column} of {said} does not hold numbers") from None
+
+
+def _texts(values: Any) -> Texts:
+    filled = np.ma.filled(np.ma.asarray(values).astype(object), "")
+    return np.array([value.decode() if isinstance(value, bytes) else str(value).strip() for value in filled], np.str_)
+
+
+def _truths(values: Any) -> Bools:
+    return np.array([text.upper() not in (*FALSE_TEXTS, "0") for text in _texts(values).tolist()], np.bool_)
