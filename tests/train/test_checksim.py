@@ -69,7 +69,7 @@ def test_bins_hold_all_sources_once():
     for low, high, rows in bins:
         assert ((mags[rows] >= low) & (mags[rows] < high)).all()
     assert len(bins) <= 20
-    assert len(mag_bins(mags[:30], np.ones(30, bool))) <= 4
+    assert len(mag_bins(mags[:30], np.ones(30, bool))) <= 5
     assert len(mag_bins(np.full(5, 18.0), np.ones(5, bool))) == 1
 
 
