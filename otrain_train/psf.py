@@ -10,6 +10,7 @@ from astropy.io import fits
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.optimize import least_squares
 from scipy.signal import oaconvolve
+from threadpoolctl import threadpool_limits
 
 from otrain_infer.errors import SourceError
 from otrain_train.images import quiet_fits
@@ -205,6 +206,12 @@ def measure_psf(sky: Sky, sources: Sources, stars: npt.NDArray[np.bool_], path: 
             f"the point spread function of '{path}' cannot be measured: no bright, round and unsaturated "
             "source stands alone in it; give one with --psf"
         )
+    # The matrices are small: threads of BLAS would wait for each other longer than they compute.
+    with threadpool_limits(1, user_api="blas"):
+        return _measure(sky, sources, alone, width)
+
+
+def _measure(sky: Sky, sources: Sources, alone: npt.NDArray[np.int64], width: float) -> GridPointSpread:
     cells = int(np.clip(np.sqrt(len(alone) / STARS_PER_CELL), 1, MOST_CELLS))
     ny, nx = sky.pixels.shape
     models = []

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_dilation
 from scipy.signal import oaconvolve
+from threadpoolctl import threadpool_limits
 
 from otrain_infer.errors import SourceError
 
@@ -235,7 +236,9 @@ def subtract(
     width = np.sqrt(max(max(fwhms) ** 2 - min(fwhms) ** 2, 1.0)) / 2.3548
     reach = settings.reach or int(np.ceil(max(3.0 * RELATIVE_WIDTHS[-1] * width / 1.5, 1.5 * max(fwhms), 5)))
     fit = _Fit(pair, kernel_basis(width, reach), reach + int(np.ceil(1.5 * max(fwhms))), settings.order)
-    kernel, used, residual = fit.solve(stars)
+    # The matrices are small: threads of BLAS would wait for each other longer than they compute.
+    with threadpool_limits(1, user_api="blas"):
+        kernel, used, residual = fit.solve(stars)
     sharper = np.where(pair.masked, 0, pair.reference)
     matched = kernel.convolve(sharper)
     footprint = np.ones((2 * reach + 1, 2 * reach + 1), bool) if pair.masked.any() else None

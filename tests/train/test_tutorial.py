@@ -64,5 +64,5 @@ def test_every_night_gives_scores(walked):
     table = read_table(folder / "tonight/science/candidates/infer_results.dat")
     scores = np.asarray(table["label1"], float)
     assert np.isfinite(scores).sum() > 10
-    # Nothing was inserted: most of it is bogus.
-    assert np.nanmedian(scores) < 0.5
+    # Nothing was inserted: hardly anything is taken for real.
+    assert np.nanmean(scores > 0.5) < 0.2
