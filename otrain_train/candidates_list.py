@@ -118,6 +118,23 @@ class Candidates:
             raise OutputError(f"'{path}' could not be written ({error.strerror or error})") from error
 
 
+def check_replaceable(path: Path) -> None:
+    """See to it that a list that is there may be replaced: one of another program stays.
+
+    Raises
+    ------
+    OutputError
+        When it is not one that `Candidates.write` has written.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline().split()
+    except OSError:
+        return
+    if first[1:] != list(COLUMNS.values()):
+        raise OutputError(f"'{path}' was not written by otrain-detect, which would replace it: move it elsewhere")
+
+
 def read_candidates(path: Path) -> Candidates:
     """Read a list, of otrain-detect or of gmadet.
 
@@ -188,4 +205,6 @@ def _texts(values: Any) -> Texts:
 
 
 def _truths(values: Any) -> Bools:
+    if np.asarray(values).dtype.kind in "biuf":
+        return np.asarray(np.nan_to_num(np.ma.filled(np.ma.asarray(values).astype(np.float64), 0.0)) != 0)
     return np.array([text.upper() not in (*FALSE_TEXTS, "0") for text in _texts(values).tolist()], np.bool_)

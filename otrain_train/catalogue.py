@@ -10,7 +10,7 @@ import numpy.typing as npt
 from astropy.wcs import WCS
 
 from otrain_infer.errors import SourceError, UsageError
-from otrain_train.candidates_list import COLUMNS, LIST_NAME, Candidates, from_table
+from otrain_train.candidates_list import COLUMNS, LIST_NAME, Candidates, check_replaceable, from_table
 from otrain_train.images import quiet_fits, read_image
 
 Texts = npt.NDArray[np.str_]
@@ -91,6 +91,7 @@ def import_catalogue(catalogue: Path, folder: Path, settings: CatalogueSettings 
         When the list cannot be written.
     """
     settings = settings or CatalogueSettings()
+    check_replaceable(folder / LIST_NAME)
     columns = _columns(_read(catalogue), settings.columns, catalogue)
     found = from_table(columns, f"the catalogue '{catalogue}'")
     found = _with_positions(_with_images(found, settings, folder), settings, folder, "Xpos" in columns)
@@ -104,14 +105,14 @@ def _read(path: Path) -> Any:
     from astropy.io import fits
     from astropy.io.ascii import InconsistentTableError
     from astropy.io.registry import IORegistryError
-    from astropy.table import Table
+    from astropy.table import Table, vstack
 
     try:
         with quiet_fits():
             if path.name.lower().endswith((".fits", ".fit", ".cat", ".ldac", ".fits.gz")) and _is_fits(path):
                 with fits.open(path, memmap=False) as hdus:
                     tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU) and hdu.name != "LDAC_IMHEAD"]
-                    return Table(tables[0].data)
+                    return vstack([Table(hdu.data) for hdu in tables], metadata_conflicts="silent")
             try:
                 return Table.read(path)
             except IORegistryError:  # nothing in its name says what it is
@@ -167,7 +168,7 @@ def _with_positions(found: Candidates, settings: CatalogueSettings, folder: Path
         if wcs is None:
             continue
         if not has_pixels:
-            x[rows], y[rows] = wcs.all_world2pix(ra[rows], dec[rows], 1)
+            x[rows], y[rows] = wcs.all_world2pix(ra[rows], dec[rows], 1, quiet=True)
         else:
             ra[rows], dec[rows] = wcs.all_pix2world(x[rows], y[rows], 1)
     if not np.isfinite(x + y).any():

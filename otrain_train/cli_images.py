@@ -1,5 +1,6 @@
 """The commands from images to cutouts: one parser and one short function each; heavy imports are inside."""
 
+import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from otrain_train.config import ConfigParser, reporting
 
 def _zero_point(text: str) -> float | str:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return text.upper()
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"'{text}' is no magnitude")
+    return value
 
 
 def _column(text: str) -> tuple[str, str]:
@@ -116,6 +120,7 @@ def _detect_parser() -> ConfigParser:
     option("--threshold", type=number, default=4.0, help="lowest significance of a candidate")
     _add_image_options(parser)
     option("--reference-gain", type=number, help="e-/ADU of the references; if not given, what each header says")
+    option("--reference-extension", help="name or number of the extension of the references, where there are several")
     option("--negative", action="store_true", help="list what is brighter in the reference too")
     option("--align", choices=("auto", "wcs", "stars", "none"), default="auto", help="how the reference is aligned")
     option("--kernel-order", type=int, default=2, help="degree with which the kernel varies over the field")
@@ -159,7 +164,9 @@ def _detect(arguments: Namespace) -> int:
         alignment=arguments.align,
         kernel=KernelSettings(arguments.kernel_order, arguments.kernel_size),
         images=_image_settings(arguments),
-        references=_image_settings(arguments, gain=arguments.reference_gain, saturation=None),
+        references=_image_settings(
+            arguments, gain=arguments.reference_gain, saturation=None, extension=arguments.reference_extension
+        ),
     )
     with reporting("images") as report:
         print(
@@ -196,6 +203,7 @@ def _cutouts_parser() -> ConfigParser:
     option(
         "--radius", type=number, default=1.0, help="distance to an inserted source (arcseconds, or pixels without WCS)"
     )
+    option("--extension", help="name or number of the extension with the image, as it was for otrain-detect")
     option("--replace", action="store_true", help="remove the cutouts of an earlier run, those sorted by hand too")
     return parser
 
@@ -214,6 +222,7 @@ def _cutouts(arguments: Namespace) -> int:
         false=arguments.false,
         radius=arguments.radius,
         replace=arguments.replace,
+        extension=arguments.extension,
     )
     with reporting("cutouts") as report:
         print(extract(arguments.path_data, settings, lambda done, total: report(done, total, "")))

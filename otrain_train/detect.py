@@ -12,8 +12,9 @@ from scipy.spatial import cKDTree
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import SourceError, UsageError
 from otrain_train.align import METHODS, Aligned, align
-from otrain_train.candidates_list import LIST_NAME, Candidates
-from otrain_train.images import ImageSettings, SkyImage, find_images, quiet_fits, read_image, stem_of
+from otrain_train.bad_pixels import stem_of
+from otrain_train.candidates_list import LIST_NAME, Candidates, check_replaceable
+from otrain_train.images import ImageSettings, SkyImage, find_images, quiet_fits, read_image
 from otrain_train.measure import Measured, find_candidates
 from otrain_train.photometry import HOT_PIXEL, Sky, Sources, find_sources, find_stars, subtract_sky
 from otrain_train.psf import ConvolvedPointSpread, PointSpread, measure_psf, read_psf
@@ -159,6 +160,7 @@ def detect(
     """
     settings = settings or DetectSettings()
     paths = find_images(folder)
+    check_replaceable(folder / LIST_NAME)
     references = References(reference, settings.references)
     found, counts, failures = [], [], []
     for done, path in enumerate(paths):
@@ -191,7 +193,8 @@ def _detect_one(
         reference=template.sky.pixels,
         science_variance=_variance(science.sky, image.gain),
         reference_variance=_variance(template.sky, reference.gain),
-        masked=image.masked | aligned.masked,
+        science_masked=image.masked,
+        reference_masked=aligned.masked,
     )
     difference = subtract(pair, _in_both(science, template), (science.width, template.width), settings.kernel)
     psf = _psf_of(science)
@@ -279,7 +282,7 @@ def _write_images(image: SkyImage, aligned: Aligned, difference: Difference, fol
         path = folder / FOLDER / f"{stem_of(image.path)}_{kind}.fits"
         with quiet_fits(), replacing(path) as part:
             hdu = fits.PrimaryHDU(np.where(blank, np.nan, pixels).astype(np.float32), image.header)
-            hdu.writeto(part, output_verify="silentfix")
+            hdu.writeto(part, output_verify="silentfix+ignore")
         names.append(f"{FOLDER}/{path.name}")
     return names[0], names[1]
 

@@ -17,7 +17,7 @@ from otrain_infer.command import available_processors
 from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.candidates_list import LIST_NAME, Candidates, read_candidates
 from otrain_train.cutout_files import cutouts_bytes
-from otrain_train.images import quiet_fits
+from otrain_train.images import choose_image, mjd_of, quiet_fits, whole_header
 from otrain_train.match import match
 from otrain_train.simulated_objects import SimulatedObjects, find_lists, read_simulated_objects
 
@@ -49,6 +49,8 @@ class ExtractSettings:
         Up to which a candidate is that of an inserted source (arcseconds; pixels without a WCS).
     replace
         Whether cutouts of an earlier run are removed.
+    extension
+        Name or number of the extension of the science images, where they have several; as it was for the detection.
     """
 
     size: int = 32
@@ -56,6 +58,7 @@ class ExtractSettings:
     false: bool = False
     radius: float = 1.0
     replace: bool = False
+    extension: str | None = None
 
     def __post_init__(self) -> None:
         if self.size < SMALLEST_SIZE:
@@ -114,6 +117,8 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
     settings = settings or ExtractSettings()
     candidates = read_candidates(folder / LIST_NAME)
     where = _sort(candidates, folder, settings)
+    if settings.replace:
+        _check_images(candidates, folder)
     target = folder / (TRAINING_FOLDER if settings.training else FOLDER)
     _prepare(target, settings)
     names = _file_names(candidates)
@@ -122,7 +127,7 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
     with ThreadPoolExecutor(available_processors()) as pool:
         for rows in _by_image(candidates):
             try:
-                planes = _read_planes(candidates, int(rows[0]), folder)
+                planes = _read_planes(candidates, int(rows[0]), folder, settings.extension)
             except SourceError as error:
                 summary.failures.append(f"{error}: {rows.size} candidate(s) are not cut out")
                 continue
@@ -189,6 +194,14 @@ def _prepare(target: Path, settings: ExtractSettings) -> None:
         raise OutputError(f"'{target}' cannot be written to ({error.strerror or error})") from error
 
 
+def _check_images(candidates: Candidates, folder: Path) -> None:
+    """See to it that nothing is removed for want of an image."""
+    every = np.unique(np.concatenate([candidates.images, candidates.references, candidates.differences]))
+    missing = [name for name in every.tolist() if name and not _resolve(name, folder).exists()]
+    if missing:
+        raise SourceError(f"the image '{missing[0]}' is missing: nothing was removed")
+
+
 def _file_names(candidates: Candidates) -> list[str]:
     safe = [
         "".join(each if each.isalnum() or each in "-_." else "_" for each in name) for name in candidates.ids.tolist()
@@ -219,19 +232,18 @@ class _Planes:
     mjd: float
 
 
-def _read_planes(candidates: Candidates, row: int, folder: Path) -> _Planes:
+def _read_planes(candidates: Candidates, row: int, folder: Path, extension: str | None) -> _Planes:
     names, found = [], []
     mjd = float("nan")
     for plane, column in (("SCI", "images"), ("REF", "references"), ("DIFF", "differences")):
         name = str(getattr(candidates, column)[row])
         if not name:
             continue
-        pixels, header = _read_pixels(_resolve(name, folder))
+        pixels, header = _read_pixels(_resolve(name, folder), extension if plane == "SCI" else None)
         names.append(plane)
         found.append(pixels)
         if not np.isfinite(mjd):
-            with suppress(TypeError, ValueError):
-                mjd = float(header.get("MJD-OBS", header.get("MJD", "nan")))
+            mjd = mjd_of(header)
     if not found:
         raise SourceError(f"candidate {candidates.ids[row]} has no image in the list")
     if len({each.shape for each in found}) > 1:
@@ -246,12 +258,13 @@ def _resolve(name: str, folder: Path) -> Path:
     )
 
 
-def _read_pixels(path: Path) -> tuple[Pixels, fits.Header]:
+def _read_pixels(path: Path, extension: str | None) -> tuple[Pixels, fits.Header]:
     try:
         with quiet_fits(), fits.open(path, memmap=False) as hdus:
-            images = [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == 2]
-            chosen = next((hdu for hdu in images if hdu.name.upper() in ("SCI", "SCIENCE")), images[0])
-            return np.ascontiguousarray(chosen.data, np.float32), chosen.header
+            number = choose_image(hdus, extension, path)
+            return np.ascontiguousarray(hdus[number].data, np.float32), whole_header(hdus, number)
+    except SourceError:
+        raise
     except (OSError, ValueError, TypeError, IndexError) as error:
         raise SourceError(f"the image '{path}' cannot be read ({str(error).partition(chr(10))[0]})") from None
 
@@ -291,6 +304,7 @@ def _keywords(candidates: Candidates, rows: Rows, cut_off: bool, mjd: float) -> 
     }
     columns = {key: values[rows].tolist() for key, values in numbers.items()}
     ids, bands = candidates.ids[rows].tolist(), candidates.bands[rows].tolist()
+    at_edge = (candidates.edge[rows] | cut_off).tolist()
     files = [os.path.basename(name or other) for name, other in zip(
         candidates.images[rows].tolist(), candidates.differences[rows].tolist(), strict=True
     )]  # fmt: skip
@@ -299,7 +313,7 @@ def _keywords(candidates: Candidates, rows: Rows, cut_off: bool, mjd: float) -> 
         made.append(
             {"CANDID": ids[k]}
             | {key: values[k] for key, values in columns.items()}
-            | {"FILTER": bands[k], "EDGE": "True" if cut_off else "False", "FILE": files[k], "MJD": mjd}
+            | {"FILTER": bands[k], "EDGE": str(at_edge[k]), "FILE": files[k], "MJD": mjd}
         )
     return made
 

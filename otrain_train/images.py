@@ -14,17 +14,20 @@ from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 
 from otrain_infer.errors import SourceError, UsageError
+from otrain_train.bad_pixels import BESIDE, ENDINGS, MAPS, bad_pixels, blank_border, stem_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-ENDINGS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz")
-COMPANIONS = (".psf", ".weight", ".mask", ".cat", "_weight", "_mask")
+COMPANIONS = (*BESIDE, ".psf", ".cat")
 """Ends of the names of files that go with an image and are none themselves."""
 
-GAIN_KEYWORDS = ("GAIN", "EGAIN", "HIERARCH GAIN", "ARAWGAIN")
+GAIN_KEYWORDS = ("EGAIN", "GAIN", "ARAWGAIN")
+"""The first is e-/ADU wherever it stands; GAIN is a setting on many a small camera."""
 SATURATION_KEYWORDS = ("SATURATE", "ESATUR", "SATLEVEL", "SATURATA")
 FILTER_KEYWORDS = ("FILTER", "FILTERS", "BAND", "FILTNAM", "FILTER1")
+SYSTEMS = ("SDSS", "SLOAN", "JOHNSON", "BESSEL", "BESSELL", "COUSINS", "PS1", "PANSTARRS", "2MASS", "DECAM")
+"""What stands before the name of a filter and is none."""
 SMALLEST = 64
 """Fewest pixels along an axis."""
 
@@ -91,20 +94,14 @@ class SkyImage:
 
     @property
     def band(self) -> str:
-        """The filter, its first word; empty where no keyword says it."""
-        words = str(_first(self.header, FILTER_KEYWORDS) or "").split()
-        return words[0] if words else ""
+        """The filter, the first word that is no photometric system; empty where no keyword says it."""
+        words = str(next(_held(self.header, FILTER_KEYWORDS), "")).split()
+        return next((word for word in words if word.upper() not in SYSTEMS), words[0] if words else "")
 
     @property
     def mjd(self) -> float:
         """Modified Julian date of the beginning (days), NaN where no keyword says it."""
-        from astropy.time import Time
-
-        value = self.header.get("MJD-OBS", self.header.get("MJD"))
-        try:
-            return float(value) if value is not None else float(Time(str(self.header["DATE-OBS"])).mjd)
-        except (KeyError, ValueError):
-            return float("nan")
+        return mjd_of(self.header)
 
     def zero_point(self, given: float | str) -> float:
         """Give the magnitude of 1 ADU: the number itself, or what a keyword of the header says.
@@ -151,16 +148,13 @@ def find_images(folder: Path) -> list[Path]:
     except OSError as error:
         raise SourceError(f"the folder '{folder}' cannot be read ({error.strerror or error})") from None
     images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS) and not is_companion(entry)]
+    stems = [stem_of(image) for image in images]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise SourceError(f"'{folder}' holds two images called {twice[0]}, with other endings: rename one")
     if not images:
         raise SourceError(f"there is no image in the folder '{folder}': names of images end in {' '.join(ENDINGS)}")
     return images
-
-
-def stem_of(path: Path) -> str:
-    """Give the name of a file without its ending: ``night1`` for ``night1.fits.gz``."""
-    lower = path.name.lower()
-    ending = max((each for each in ENDINGS if lower.endswith(each)), key=len, default=path.suffix)
-    return path.name[: len(path.name) - len(ending)]
 
 
 def is_companion(path: Path) -> bool:
@@ -179,8 +173,8 @@ def quiet_fits() -> Iterator[None]:
 def read_image(path: Path, settings: ImageSettings | None = None) -> SkyImage:
     """Read an image and what goes with it.
 
-    Masked are pixels that are not finite or are saturated, and those that a map in the same file (extensions MASK,
-    BPM, DQ, WHT, WEIGHT) or beside it (``NAME.weight.fits``, ``NAME.mask.fits``) says are bad.
+    Masked are pixels that are not finite or are saturated, regions of zeros at the border, and pixels that a map in the
+    same file (extensions MASK, BPM, DQ, WHT, WEIGHT) or beside it (``NAME.weight.fits``, ``NAME.mask.fits``) calls bad.
 
     Raises
     ------
@@ -190,22 +184,15 @@ def read_image(path: Path, settings: ImageSettings | None = None) -> SkyImage:
     settings = settings or ImageSettings()
     try:
         with quiet_fits(), fits.open(path, memmap=False) as hdus:
-            number = _choose(hdus, settings.extension, path)
-            header = _whole_header(hdus, number)
+            number = choose_image(hdus, settings.extension, path)
+            header = whole_header(hdus, number)
             raw = hdus[number].data
             pixels = np.array(raw, np.float64)
-            masked = ~np.isfinite(pixels)
-            for hdu in hdus:
-                _mask(masked, hdu)
-            for kind in ("weight", "mask"):
-                beside = path.with_name(f"{stem_of(path)}.{kind}.fits")
-                if beside.exists():
-                    with fits.open(beside, memmap=False) as extra:
-                        for hdu in extra:
-                            hdu.name = hdu.name or kind.upper()
-                            _mask(masked, hdu, kind.upper())
-            wcs = _celestial(header)
-    except (OSError, ValueError, TypeError, IndexError, KeyError) as error:
+            masked = ~np.isfinite(pixels) | bad_pixels(hdus, number, path) | blank_border(pixels)
+            wcs = _celestial(hdus[number].header if "CTYPE1" in hdus[number].header else header)
+    except SourceError:
+        raise
+    except (OSError, ValueError, TypeError, IndexError, KeyError, fits.VerifyError) as error:
         said = str(error).strip().partition("\n")[0]
         raise SourceError(f"the image '{path}' cannot be read ({said or type(error).__name__})") from None
     if min(pixels.shape) < SMALLEST:
@@ -222,7 +209,14 @@ def read_image(path: Path, settings: ImageSettings | None = None) -> SkyImage:
     return SkyImage(path, number, pixels, masked, header, wcs, gain, saturation)
 
 
-def _choose(hdus: fits.HDUList, wanted: str | None, path: Path) -> int:
+def choose_image(hdus: fits.HDUList, wanted: str | None, path: Path) -> int:
+    """Give the number of the extension with the image: the one asked for, the one called SCI, or the only one.
+
+    Raises
+    ------
+    SourceError
+        When there is none, or several.
+    """
     held = [k for k, hdu in enumerate(hdus) if hdu.is_image and len(hdu.shape or ()) == 2]
     named = ", ".join(f"{k} {hdus[k].name}".strip() for k in held)
     if wanted is not None:
@@ -231,7 +225,7 @@ def _choose(hdus: fits.HDUList, wanted: str | None, path: Path) -> int:
                 return k
         raise SourceError(f"the file '{path}' has no image called '{wanted}' (it has: {named or 'none'})")
     science = [k for k in held if hdus[k].name.upper() in ("SCI", "SCIENCE")]
-    plain = [k for k in held if hdus[k].name.upper() not in _MAPS]
+    plain = [k for k in held if hdus[k].name.upper() not in MAPS]
     for found in (science, plain):
         if len(found) == 1:
             return found[0]
@@ -240,22 +234,8 @@ def _choose(hdus: fits.HDUList, wanted: str | None, path: Path) -> int:
     raise SourceError(f"the file '{path}' holds several images ({named}): name one with --extension")
 
 
-_MAPS = ("MASK", "BPM", "DQ", "WHT", "WEIGHT", "ERR", "VAR", "IVAR", "RMS", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
-
-
-def _mask(masked: Bools, hdu: Any, name: str = "") -> None:
-    name = name or hdu.name.upper()
-    if not hdu.is_image or hdu.data is None or hdu.data.shape != masked.shape:
-        return
-    if name in ("MASK", "BPM"):
-        masked |= hdu.data != 0
-    elif name == "DQ":
-        masked |= (hdu.data.astype(np.int64) & 1) != 0  # DO_NOT_USE; other bits tell of what is usable
-    elif name in ("WHT", "WEIGHT"):
-        masked |= ~(hdu.data > 0)
-
-
-def _whole_header(hdus: fits.HDUList, number: int) -> fits.Header:
+def whole_header(hdus: fits.HDUList, number: int) -> fits.Header:
+    """Give the header of an extension, with what only the primary one says."""
     header = hdus[number].header.copy()
     if number:
         header.extend(hdus[0].header.copy(), unique=True, update=False, strip=True)
@@ -269,13 +249,27 @@ def _celestial(header: fits.Header) -> WCS | None:
     return wcs
 
 
-def _first(header: fits.Header, keywords: tuple[str, ...]) -> Any:
-    return next((header[key] for key in keywords if key in header and header[key] not in ("", None)), None)
+def mjd_of(header: fits.Header) -> float:
+    """Give the modified Julian date of the beginning (days) by MJD-OBS, MJD or DATE-OBS, NaN where none says it."""
+    from astropy.time import Time
+
+    try:
+        said = next(_held(header, ("MJD-OBS", "MJD")), None)
+        return float(said) if said is not None else float(Time(str(header["DATE-OBS"])).mjd)
+    except (KeyError, TypeError, ValueError):
+        return float("nan")
+
+
+def _held(header: fits.Header, keywords: tuple[str, ...]) -> Iterator[Any]:
+    return (header[key] for key in keywords if key in header and header[key] not in ("", None))
 
 
 def _number(header: fits.Header, keywords: tuple[str, ...]) -> float | None:
-    try:
-        value = float(_first(header, keywords))
-    except (TypeError, ValueError):
-        return None
-    return value if np.isfinite(value) and value > 0 else None
+    for held in _held(header, keywords):
+        try:
+            value = float(held)
+        except (TypeError, ValueError):
+            continue
+        if np.isfinite(value) and value > 0:
+            return value
+    return None

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import sep
 
 from otrain_train.photometry import Sky, find_sources
-from otrain_train.psf import PointSpread
+from otrain_train.psf import PointSpread, held_in_aperture
 from otrain_train.subtract import Difference
 
 Floats = npt.NDArray[np.float64]
@@ -115,10 +115,3 @@ def _core(psf: PointSpread, y: float, x: float, half: int) -> Floats:
     middle = stamp.shape[0] // 2
     half = min(half, middle)
     return np.ascontiguousarray(stamp[middle - half : middle + half + 1, middle - half : middle + half + 1])
-
-
-def held_in_aperture(psf: PointSpread, y: float, x: float, radius: float) -> float:
-    """Give the part of the light of a point source that is in an aperture about it (radius in pixels)."""
-    top, left, stamp = psf.stamp(y, x)
-    held, _, _ = sep.sum_circle(np.ascontiguousarray(stamp), [x - left], [y - top], radius, subpix=0)
-    return float(held[0])

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import sep
-from scipy.ndimage import binary_dilation, uniform_filter
+from scipy.ndimage import binary_dilation, gaussian_filter1d, uniform_filter
+
+from otrain_infer.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -27,6 +29,11 @@ ALIKE = 0.4
 """From this part of the commonest radius on a radius is common."""
 COSMIC_RAY = 1.0
 """Radius up to which a source may well be a cosmic ray (pixels)."""
+PIXELS_PER_OBJECT = 300
+FINENESS = 0.005
+"""Step in the logarithm of the radius in which radii are counted."""
+ELONGATED = 1.15
+"""Elongation of a star over that of the others, from which on something is wrong with it."""
 ROUND = 1.4
 """Longest axis of a star over its shortest."""
 HOT_PIXEL = 0.7
@@ -124,14 +131,17 @@ def find_sources(sky: Sky, threshold: float, smoothing: Floats | None = None) ->
         options = {"minarea": 1, "filter_kernel": smoothing, "filter_type": "matched"}
     for buffer in BUFFERS:
         sep.set_extract_pixstack(buffer)
+        sep.set_sub_object_limit(buffer // PIXELS_PER_OBJECT)
         try:
             found = sep.extract(
                 sky.pixels, threshold, err=sky.noise, mask=sky.masked, deblend_cont=0.005, clean=False, **options
             )
             break
         except Exception as error:
-            if "buffer full" not in str(error) or buffer == BUFFERS[-1]:
+            if not any(each in str(error) for each in ("buffer full", "overflow")):
                 raise  # SEP raises nothing narrower
+    else:
+        raise SourceError("an image is too crowded for its sources to be told apart")
     y, x = found["y"].astype(float), found["x"].astype(float)
     reach = np.clip(6 * found["a"], 6.0, 30.0)
     radius, _ = sep.flux_radius(sky.pixels, x, y, reach, 0.5, mask=sky.masked, subpix=5)
@@ -167,7 +177,9 @@ def find_stars(sky: Sky, sources: Sources, saturation: float) -> npt.NDArray[np.
     if not bright.any():
         return np.asarray(bright)
     typical = common_radius(sources.radius[bright])
-    return np.asarray(bright & (np.abs(sources.radius / typical - 1) < STAR_SPREAD))
+    alike = bright & (np.abs(sources.radius / typical - 1) < STAR_SPREAD)
+    # A blend or a cosmic ray of the right size would spoil the point spread function.
+    return np.asarray(alike & (sources.elongation < ELONGATED * np.median(sources.elongation[alike])))
 
 
 def common_radius(radii: Floats) -> float:
@@ -177,8 +189,9 @@ def common_radius(radii: Floats) -> float:
     stars then. What is smaller than a star that is well sampled is only taken for stars where nothing else is common.
     """
     logs = np.log(radii)
-    grid = np.arange(logs.min() - 0.1, logs.max() + 0.1, 0.01)
-    density = np.exp(-(((grid[:, None] - logs) / STAR_SPREAD) ** 2) * 2).sum(axis=1)
+    edges = np.arange(logs.min() - 0.3, logs.max() + 0.3, FINENESS)
+    grid = (edges[1:] + edges[:-1]) / 2
+    density = gaussian_filter1d(np.histogram(logs, edges)[0].astype(np.float64), STAR_SPREAD / 2 / FINENESS)
     peaks = np.flatnonzero((density[1:-1] >= density[:-2]) & (density[1:-1] > density[2:])) + 1
     common = np.exp(grid[peaks[density[peaks] >= ALIKE * density.max()]])
     return float(next((radius for radius in common.tolist() if radius > COSMIC_RAY), common[0]))

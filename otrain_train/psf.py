@@ -1,11 +1,13 @@
 """Point spread functions that vary over the field: measured from stars, or read from a file of PSFEx."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import sep
 from astropy.io import fits
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.optimize import least_squares
@@ -17,21 +19,26 @@ from otrain_train.images import quiet_fits
 from otrain_train.photometry import Sky, Sources
 from otrain_train.subtract import Kernel
 
+log = logging.getLogger("otrain.train")
+
 Floats = npt.NDArray[np.float64]
 
-FINE, COARSE = 4, 2
-"""Pixels of a model to one of the image, where the point spread function is narrow and where it is wide: the fewer, the
-less noise each of them has."""
-NARROW = 3.0
-"""Up to twice which radius that holds half of its light it is narrow (pixels)."""
+OVERSAMPLING = 2
+"""Pixels of a model to one of the image: the fewer, the less noise each of them has."""
 STARS_PER_CELL = 12
 """Stars from which the point spread function of a part of the field is measured, at the least."""
 MOST_CELLS = 5
 """Parts of the field along an axis, at the most."""
 MOST_STARS = 25
 """Stars of a part that are used, the brightest."""
+EXPONENTS = 2.5, 6.0
+"""Of a Moffat profile, the least and the greatest that telescopes have."""
 ROUNDS = 4
 """How often the model and the positions of the stars are made to fit each other: more changes nothing."""
+DOUBTFUL = 0.2
+"""Relative difference from what the stars show, from which on a model is doubted."""
+BRIGHTEST = 2000
+"""Stars that are looked at, the brightest."""
 FEWEST_STARS, FEW = 1, 4
 """Stars without which nothing can be measured, and below which nothing finer than the pixels is."""
 REACH = 6.0
@@ -208,7 +215,16 @@ def measure_psf(sky: Sky, sources: Sources, stars: npt.NDArray[np.bool_], path: 
         )
     # The matrices are small: threads of BLAS would wait for each other longer than they compute.
     with threadpool_limits(1, user_api="blas"):
-        return _measure(sky, sources, alone, width)
+        measured = _measure(sky, sources, alone, width)
+    held = held_in_aperture(measured, sky.pixels.shape[0] / 2, sky.pixels.shape[1] / 2, width / 2)
+    if abs(held / 0.5 - 1) > DOUBTFUL:
+        log.warning(
+            "the point spread function measured in '%s' holds %.2f of its light where the stars hold half: it may be "
+            "wrong, and fluxes with it; give one with --psf",
+            path,
+            held,
+        )
+    return measured
 
 
 def _measure(sky: Sky, sources: Sources, alone: npt.NDArray[np.int64], width: float) -> GridPointSpread:
@@ -228,20 +244,19 @@ def _measure(sky: Sky, sources: Sources, alone: npt.NDArray[np.int64], width: fl
             chosen = chosen[np.argsort(-sources.peak[chosen], kind="stable")][:MOST_STARS]
             models.append(_build(sky, sources, chosen, width))
     grid = np.array(models).reshape(cells, cells, *models[0].shape)
-    return GridPointSpread(grid, _oversampling(width, len(alone)), (ny, nx), len(alone))
+    return GridPointSpread(grid, _oversampling(len(alone)), (ny, nx), len(alone))
 
 
-def _oversampling(width: float, stars: int) -> int:
-    if stars < FEW:
-        return 1
-    return FINE if width < NARROW else COARSE
+def _oversampling(stars: int) -> int:
+    return 1 if stars < FEW else OVERSAMPLING
 
 
 def isolated(sky: Sky, sources: Sources, stars: npt.NDArray[np.bool_], half: int) -> npt.NDArray[np.int64]:
     """Give the rows of the stars whose stamp has no masked pixel and no other source that matters."""
     ny, nx = sky.pixels.shape
     kept = []
-    for row in np.flatnonzero(stars):
+    rows = np.flatnonzero(stars)
+    for row in rows[np.argsort(-sources.peak[rows], kind="stable")][:BRIGHTEST]:
         y, x = round(float(sources.y[row])), round(float(sources.x[row]))
         if not (half < y < ny - half - 1 and half < x < nx - half - 1):
             continue
@@ -253,7 +268,14 @@ def isolated(sky: Sky, sources: Sources, stars: npt.NDArray[np.bool_], half: int
         )
         if disturbing.sum() == 1:  # itself
             kept.append(row)
-    return np.array(kept, np.int64)
+    return np.sort(np.array(kept, np.int64))
+
+
+def held_in_aperture(psf: PointSpread, y: float, x: float, radius: float) -> float:
+    """Give the part of the light of a point source that is in an aperture about it (radius in pixels)."""
+    top, left, stamp = psf.stamp(y, x)
+    held, _, _ = sep.sum_circle(np.ascontiguousarray(stamp), [x - left], [y - top], radius, subpix=0)
+    return float(held[0])
 
 
 def _build(sky: Sky, sources: Sources, rows: npt.NDArray[np.int64], width: float) -> Floats:
@@ -263,7 +285,7 @@ def _build(sky: Sky, sources: Sources, rows: npt.NDArray[np.int64], width: float
 
     positions = Table({"x": sources.x[rows], "y": sources.y[rows]})
     half = int(np.ceil(CORE[1] * width)) + 1
-    oversampling = _oversampling(width, len(rows))
+    oversampling = _oversampling(len(rows))
     with quiet_fits():
         cut = extract_stars(NDData(sky.pixels, mask=sky.masked), positions, size=2 * half + 1)
         built: Any = EPSFBuilder(oversampling=oversampling, maxiters=ROUNDS, progress_bar=False)(cut)
@@ -280,8 +302,13 @@ def _with_wings(core: Floats, width: float) -> Floats:
     middle = core.shape[0] // 2
     start = (core.max(), middle, middle, np.log(width / 2), np.log(width / 2), 0.0, np.log(3.0), 0.0)
     weights = np.exp(-0.5 * (((axis[:, None] - middle) ** 2 + (axis - middle) ** 2) / (width * 0.8) ** 2)) + 0.03
+    low, high = np.full(8, -np.inf), np.full(8, np.inf)
+    low[6], high[6] = (np.log(each - 1) for each in EXPONENTS)  # what is far out decides it, and there is little there
     fit = least_squares(
-        lambda values: ((_moffat(values, axis, axis) - core) * weights).ravel() / core.max(), start, max_nfev=200
+        lambda values: ((_moffat(values, axis, axis) - core) * weights).ravel() / core.max(),
+        start,
+        bounds=(low, high),
+        max_nfev=200,
     ).x
     reach = int(np.ceil(REACH * width))
     places = np.arange(-reach, reach + 1, dtype=np.float64)

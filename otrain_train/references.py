@@ -7,7 +7,8 @@ import numpy as np
 from astropy.wcs import WCS
 
 from otrain_infer.errors import SourceError
-from otrain_train.images import ImageSettings, SkyImage, find_images, read_image, stem_of
+from otrain_train.bad_pixels import stem_of
+from otrain_train.images import ImageSettings, SkyImage, find_images, read_image
 
 
 class References:

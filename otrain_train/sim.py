@@ -14,16 +14,8 @@ from scipy.spatial import cKDTree
 
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import OutputError, SourceError, UsageError
-from otrain_train.images import (
-    ENDINGS,
-    ImageSettings,
-    SkyImage,
-    find_images,
-    is_companion,
-    quiet_fits,
-    read_image,
-    stem_of,
-)
+from otrain_train.bad_pixels import ENDINGS, copy_companions, stem_of
+from otrain_train.images import ImageSettings, SkyImage, find_images, is_companion, quiet_fits, read_image
 from otrain_train.photometry import Sky, Sources, common_radius, find_sources, find_stars, subtract_sky
 from otrain_train.psf import PointSpread, measure_psf, read_psf
 from otrain_train.simulated_objects import LIST_NAME, SimulatedObjects
@@ -44,7 +36,8 @@ CLEAR = 2.0
 """Distance to a masked pixel or a border (FWHM)."""
 APART = 8.0
 """Distance between two sources that are inserted (FWHM)."""
-TRIES = 200
+TRIES = 10
+"""Draws of positions in vain after which there is no more room."""
 GALAXY = 1.4
 """Radius of a galaxy over that of a star, at the least."""
 GALAXY_PEAK = 8.0
@@ -180,41 +173,63 @@ def simulate(
     paths = find_images(folder)
     if results.exists() and results.samefile(folder):
         raise OutputError(f"'{results}' holds the images themselves: copies go to another folder, see --results")
-    _refuse_strangers(results, {path.name for path in paths})
+    _remove_earlier(results, paths)
     failures: list[str] = []
-    counts, inserted = [], []
-    for done, path in enumerate(paths):
-        try:
-            objects, count = _simulate_one(path, results, settings)
-        except SourceError as error:
-            failures.append(str(error))
-            (results / path.name).unlink(missing_ok=True)  # of an earlier run: its sources are in no list any more
-        else:
-            counts.append(count)
-            inserted.append(objects)
-        if progress:
-            progress(done + 1, len(paths))
+    counts: list[ImageCount] = []
+    inserted: list[SimulatedObjects] = []
+    try:
+        for done, path in enumerate(paths):
+            try:
+                objects, count = _simulate_one(path, results, settings)
+            except SourceError as error:
+                failures.append(str(error))
+            else:
+                counts.append(count)
+                inserted.append(objects)
+            if progress:
+                progress(done + 1, len(paths))
+    finally:
+        # Whatever ends the run: no copy without its sources in the list.
+        if inserted:
+            SimulatedObjects.numbered(inserted).write(results / LIST_NAME)
     if not inserted:
         raise SourceError(failures[0] if len(failures) == 1 else f"no image could be used; the first: {failures[0]}")
-    every = SimulatedObjects.joined(inserted)
-    every = SimulatedObjects(np.arange(len(every)), *(getattr(every, name) for name in every.__slots__[1:]))
-    every.write(results / LIST_NAME)
     return SimSummary(results / LIST_NAME, tuple(counts), tuple(failures), settings)
 
 
-def _refuse_strangers(results: Path, names: set[str]) -> None:
-    """See to it that no image is among the copies whose sources the new list would not tell."""
+def _remove_earlier(results: Path, paths: list[Path]) -> None:
+    """Remove the copies of an earlier run, and refuse a folder that holds any other image.
+
+    What would be replaced might be somebody's image, and what would stay has sources that no list tells of.
+    """
     if not results.is_dir():
         return
-    strangers = sorted(
-        entry.name for entry in results.iterdir() if entry.name.endswith(ENDINGS) and not is_companion(entry)
-    )
-    others = [name for name in strangers if name not in names]
-    if others:
-        raise OutputError(
-            f"'{results}' holds images that are not copies of these, {others[0]} the first of {len(others)}: their "
-            "sources would be in no list; name another folder with --results, or remove them"
-        )
+    images = [entry for entry in sorted(results.iterdir()) if entry.name.lower().endswith(ENDINGS)]
+    names = {path.name for path in paths}
+    copies = [entry for entry in images if not is_companion(entry)]
+    for entry in copies:
+        if entry.is_symlink() or any(entry.samefile(path) for path in paths) or not _is_copy(entry):
+            raise OutputError(
+                f"'{entry}' is no copy that otrain-sim has written: name a folder for the copies alone with --results"
+            )
+        if entry.name not in names:
+            raise OutputError(
+                f"'{entry}' is a copy of an image that is not among these, and its sources would be in no list: name "
+                "another folder with --results, or remove it"
+            )
+    try:
+        for entry in (*copies, results / LIST_NAME):
+            entry.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"'{results}' cannot be written to ({error.strerror or error})") from error
+
+
+def _is_copy(path: Path) -> bool:
+    try:
+        with quiet_fits(), fits.open(path, memmap=True) as hdus:
+            return any(KEYWORD in hdu.header for hdu in hdus)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[SimulatedObjects, ImageCount]:
@@ -278,8 +293,9 @@ def _positions(
     if galaxies is not None and len(galaxies) == 0:
         raise SourceError(f"'{image.path}' shows no galaxy that sources could be inserted near")
     chosen = np.empty((0, 2))
-    for _ in range(TRIES):
-        missing = settings.n_sources - len(chosen)
+    in_vain = 0
+    while in_vain < TRIES:
+        before, missing = len(chosen), settings.n_sources - len(chosen)
         if missing == 0:
             break
         drawn = _near(galaxies, missing, rng) if galaxies is not None else rng.uniform(0, (ny, nx), (missing, 2))
@@ -288,6 +304,7 @@ def _positions(
         if clear is not None:
             drawn = drawn[clear[tuple(np.rint(drawn).astype(int).T)] > CLEAR * psf.fwhm]
         chosen = _apart(np.vstack([chosen, drawn]), APART * psf.fwhm)
+        in_vain = 0 if len(chosen) > before else in_vain + 1
     if len(chosen) == 0:
         raise SourceError(f"'{image.path}' has no place for a source away from masked pixels and borders")
     if len(chosen) < settings.n_sources:
@@ -379,7 +396,10 @@ def _write_copy(image: SkyImage, path: Path, n_sources: int) -> None:
             hdu: Any = hdus[image.extension]
             hdu.data = _as_stored(image, hdu.data)
             hdu.header[KEYWORD] = (n_sources, "point sources inserted by otrain-sim")
-            hdus.writeto(part, overwrite=True, output_verify="silentfix")
+            for keyword in ("CHECKSUM", "DATASUM"):
+                hdu.header.remove(keyword, ignore_missing=True)
+            hdus.writeto(part, overwrite=True, output_verify="silentfix+ignore")
+        copy_companions(image.path, path.parent)
     except OSError as error:
         raise OutputError(f"the copy '{path}' could not be written ({error.strerror or error})") from error
 

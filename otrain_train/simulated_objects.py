@@ -1,7 +1,7 @@
 """``simulated_objects.list``: the point sources that were inserted into images, as gmadet writes them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,12 @@ class SimulatedObjects:
     def joined(cls, parts: Sequence["SimulatedObjects"]) -> "SimulatedObjects":
         """Put lists one after the other."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
+
+    @classmethod
+    def numbered(cls, parts: Sequence["SimulatedObjects"]) -> "SimulatedObjects":
+        """Put lists one after the other, and number the sources from 0 on."""
+        every = cls.joined(parts)
+        return replace(every, idx=np.arange(len(every)))
 
     @property
     def names(self) -> Texts:

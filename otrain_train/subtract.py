@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import maximum_filter1d
 from scipy.signal import oaconvolve
 from threadpoolctl import threadpool_limits
 
-from otrain_infer.errors import SourceError
+from otrain_infer.errors import SourceError, UsageError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -28,6 +28,10 @@ CLIP = 3.0
 """Stars whose residuals are further from those of the others than this, in units of their scatter, are left out."""
 MODEL_ERROR = 0.01
 """Part of a star's light by which it may differ from any model; it keeps the brightest from deciding alone."""
+BRIGHTEST = 50
+"""Stars by which the ratio of the fluxes is estimated before the fit."""
+MOST_BAD = 0.3
+"""Part of the pixels about a star that may be masked; none of those in its middle may."""
 SHARPER = 0.95
 """Below this part of the width of the reference, the science image is the one that is convolved."""
 FEWEST_PER_TERM = 4
@@ -48,6 +52,12 @@ class KernelSettings:
 
     order: int = 2
     reach: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.order <= 5:
+            raise UsageError(f"a kernel order of {self.order} makes no sense: give 0 to 5")
+        if self.reach is not None and self.reach < 1:
+            raise UsageError(f"a kernel of half width {self.reach} makes no sense: give 1 pixel or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,15 +171,28 @@ class Pair:
         float64 (ny, nx), sky subtracted; anything finite where masked.
     science_variance, reference_variance
         float64 (ny, nx), of each pixel.
-    masked
-        bool (ny, nx): pixels that either image has nothing usable in.
+    science_masked, reference_masked
+        bool (ny, nx): pixels in which an image has nothing usable.
     """
 
     science: Floats
     reference: Floats
     science_variance: Floats
     reference_variance: Floats
-    masked: Bools
+    science_masked: Bools
+    reference_masked: Bools
+
+    @property
+    def swapped(self) -> "Pair":
+        """The same with the reference as the science image."""
+        return Pair(
+            self.reference,
+            self.science,
+            self.reference_variance,
+            self.science_variance,
+            self.reference_masked,
+            self.science_masked,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,17 +255,15 @@ def subtract(
     settings = settings or KernelSettings()
     swapped = fwhms[0] < SHARPER * fwhms[1]
     if swapped:
-        pair = Pair(pair.reference, pair.science, pair.reference_variance, pair.science_variance, pair.masked)
+        pair = pair.swapped
     width = np.sqrt(max(max(fwhms) ** 2 - min(fwhms) ** 2, 1.0)) / 2.3548
     reach = settings.reach or int(np.ceil(max(3.0 * RELATIVE_WIDTHS[-1] * width / 1.5, 1.5 * max(fwhms), 5)))
     fit = _Fit(pair, kernel_basis(width, reach), reach + int(np.ceil(1.5 * max(fwhms))), settings.order)
     # The matrices are small: threads of BLAS would wait for each other longer than they compute.
     with threadpool_limits(1, user_api="blas"):
         kernel, used, residual = fit.solve(stars)
-    sharper = np.where(pair.masked, 0, pair.reference)
-    matched = kernel.convolve(sharper)
-    footprint = np.ones((2 * reach + 1, 2 * reach + 1), bool) if pair.masked.any() else None
-    masked = binary_dilation(pair.masked, footprint) if footprint is not None else pair.masked.copy()
+    matched = kernel.convolve(np.where(pair.reference_masked, 0, pair.reference))
+    masked = pair.science_masked | spread(pair.reference_masked, reach)
     variance = pair.science_variance + kernel.convolve_variance(pair.reference_variance)
     pixels = pair.science - matched
     if swapped:
@@ -254,6 +275,14 @@ def subtract(
     return Difference(pixels, matched, variance, masked, kernel, used, residual, False)
 
 
+def spread(masked: Bools, reach: int) -> Bools:
+    """Give the pixels that are within a square of half width `reach` about a masked one."""
+    if not masked.any():
+        return masked.copy()
+    rows = maximum_filter1d(masked.view(np.uint8), 2 * reach + 1, axis=0, mode="constant")
+    return np.asarray(maximum_filter1d(rows, 2 * reach + 1, axis=1, mode="constant").astype(np.bool_))
+
+
 @dataclass(slots=True, eq=False)
 class _Fit:
     """The normal equations of each star, from which those of the whole field are summed."""
@@ -263,12 +292,15 @@ class _Fit:
     half: int
     order: int
     _reach: int = field(init=False)
+    _ratio: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._reach = self.basis.shape[1] // 2
+        self._ratio = 1.0
 
     def solve(self, stars: npt.NDArray[np.int64]) -> tuple[Kernel, npt.NDArray[np.int64], float]:
         """Fit the kernel, leaving out stars that do not fit; give it, the stars kept, and what is left of them."""
+        self._ratio = self._flux_ratio(stars)
         parts = [part for star in stars.tolist() if (part := self._part(*star)) is not None]
         if len(parts) < 3:
             raise SourceError(
@@ -292,20 +324,36 @@ class _Fit:
         terms = polynomials(np.array([part.position]), kernel.shape, kernel.order)[0]
         return np.append(terms @ kernel.coefficients, terms @ kernel.background)
 
+    def _flux_ratio(self, stars: npt.NDArray[np.int64]) -> float:
+        """Give what 1 in the reference is in the science image, about: the variances are added in one unit."""
+        ratios = []
+        for y, x in stars[:BRIGHTEST].tolist():
+            box = np.s_[max(y - self.half, 0) : y + self.half + 1, max(x - self.half, 0) : x + self.half + 1]
+            usable = ~(self.pair.science_masked[box] | self.pair.reference_masked[box])
+            below = float(self.pair.reference[box][usable].sum())
+            if below > 0:
+                ratios.append(float(self.pair.science[box][usable].sum()) / below)
+        ratio = float(np.median(ratios)) if ratios else 1.0
+        return ratio if ratio > 0 else 1.0
+
     def _part(self, y: int, x: int) -> "_Part | None":
         outer = self.half + self._reach
-        ny, nx = self.pair.masked.shape
+        ny, nx = self.pair.science.shape
         if not (outer <= y < ny - outer and outer <= x < nx - outer):
             return None
         wide = np.s_[y - outer : y + outer + 1, x - outer : x + outer + 1]
-        if self.pair.masked[wide].any():
-            return None
         inner = np.s_[y - self.half : y + self.half + 1, x - self.half : x + self.half + 1]
-        convolved = oaconvolve(self.pair.reference[wide][None], self.basis, mode="valid", axes=(1, 2))
+        central = np.s_[self._reach : -self._reach, self._reach : -self._reach]
+        bad = self.pair.science_masked[inner] | spread(self.pair.reference_masked[wide], self._reach)[central]
+        middle = np.s_[self.half - 1 : self.half + 2, self.half - 1 : self.half + 2]
+        if bad.mean() > MOST_BAD or bad[middle].any():
+            return None
+        clean = np.where(self.pair.reference_masked[wide], 0, self.pair.reference[wide])
+        convolved = oaconvolve(clean[None], self.basis, mode="valid", axes=(1, 2))
         columns = np.vstack([convolved.reshape(len(self.basis), -1), np.ones((1, (2 * self.half + 1) ** 2))])
         science = self.pair.science[inner].ravel()
-        noise = self.pair.science_variance[inner] + self.pair.reference_variance[inner]
-        weights = 1 / (noise.ravel() + (MODEL_ERROR * science) ** 2)
+        noise = self.pair.science_variance[inner] + self._ratio**2 * self.pair.reference_variance[inner]
+        weights = ~bad.ravel() / (noise.ravel() + (MODEL_ERROR * science) ** 2)
         weighted = columns * weights
         return _Part(
             (y, x), weighted @ columns.T, weighted @ science, float(np.sum(weights * science**2)), science.size
@@ -315,7 +363,7 @@ class _Fit:
         order = self.order
         while order and len(parts) < FEWEST_PER_TERM * (order + 1) * (order + 2) // 2:
             order -= 1
-        ny, nx = self.pair.masked.shape
+        ny, nx = self.pair.science.shape
         terms = polynomials(np.array([part.position for part in parts], np.float64), (ny, nx), order)
         n_terms, n_columns = terms.shape[1], len(self.basis) + 1
         normal = np.zeros((n_terms, n_columns, n_terms, n_columns))
@@ -330,7 +378,12 @@ class _Fit:
         scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
         matrix = matrix * scale[:, None] * scale + 1e-9 * np.eye(len(scale))
         solved = np.zeros(chosen.size)
-        solved[chosen] = scale * np.linalg.solve(matrix, scale * right.ravel()[chosen])
+        try:
+            solved[chosen] = scale * np.linalg.solve(matrix, scale * right.ravel()[chosen])
+        except np.linalg.LinAlgError:
+            raise SourceError(
+                "the point spread functions cannot be matched: the stars of both images tell nothing"
+            ) from None
         solution = solved.reshape(n_terms, n_columns)
         return Kernel(self.basis, solution[:, :-1], solution[:, -1], order, (ny, nx))
 

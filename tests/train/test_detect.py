@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 from fields import SIZE, simple_wcs, write_image
 
-from otrain_infer.errors import SourceError, UsageError
+from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.align import align, same_grid
 from otrain_train.candidates_list import COLUMNS, from_table, read_candidates
 from otrain_train.catalogue import CatalogueSettings, import_catalogue
@@ -283,6 +283,23 @@ def test_pixels_that_begin_with_0(images):
     np.testing.assert_allclose([found.ra, found.dec], simple_wcs().all_pix2world([30.5], [40.0], 1))
 
 
+def test_the_list_of_another_program_stays(images):
+    text = "# ID RA Dec\n0 150.0 2.0\n"
+    (images / "candidates_list.dat").write_text(text)
+    with pytest.raises(OutputError, match="was not written by otrain-detect"):
+        import_catalogue(images / "candidates_list.dat", images, CatalogueSettings({}, images / "diff.fits"))
+    with pytest.raises(OutputError, match="was not written by otrain-detect"):
+        detect(images, images / "ref.fits")
+    assert (images / "candidates_list.dat").read_text() == text
+
+
+def test_all_chips_of_a_catalogue_are_read(images):
+    tables = [fits.BinTableHDU(Table(SEXTRACTOR), name="LDAC_OBJECTS") for _ in range(2)]
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(images / "two.cat")
+    settings = CatalogueSettings({"ID": "NUMBER"}, images / "diff.fits")
+    assert len(import_catalogue(images / "two.cat", images, settings)) == 4
+
+
 def test_catalogues_that_cannot_be_used(images):
     Table({"ra": [1.0], "mag": [2.0]}).write(images / "a.csv")
     with pytest.raises(SourceError, match="no positions"):
@@ -306,4 +323,6 @@ def test_a_list_without_what_is_needed(tmp_path):
         read_candidates(tmp_path / "candidates_list.dat")
     with pytest.raises(SourceError, match="does not hold numbers"):
         from_table({"RA": ["x"], "Dec": [1.0]}, "a test")
-    assert from_table({"RA": [1.0], "Dec": [1.0], "edge": ["N"]}, "a test").edge.tolist() == [False]
+    for edge in (["N", "Y"], [False, True], [0, 1], [0.0, 1.0], [float("nan"), 1.0]):
+        read = from_table({"RA": [1.0, 2.0], "Dec": [1.0, 2.0], "edge": np.array(edge)}, "a test").edge
+        assert read.tolist() == [False, True]

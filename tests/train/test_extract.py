@@ -137,6 +137,27 @@ def test_cutouts_of_an_earlier_run_are_not_mixed_in_and_not_lost(folder):
     assert names(folder / "candidates") == ["candidate_0.fits"]
 
 
+def test_nothing_is_removed_for_want_of_an_image(folder):
+    make_candidates([50], [45]).write(folder / "candidates_list.dat")
+    extract(folder)
+    (folder / PLANES["REF"]).unlink()
+    with pytest.raises(SourceError, match=r"a_ref\.fits' is missing: nothing was removed"):
+        extract(folder, ExtractSettings(replace=True))
+    assert names(folder / "candidates") == ["candidate_0.fits"]
+
+
+def test_the_extension_of_the_science_image(folder):
+    image = fits.getdata(folder / "a.fits")
+    parts = [fits.ImageHDU(np.full(SHAPE, -7.0), name="CCD1"), fits.ImageHDU(image, name="CCD2")]
+    fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(folder / "a.fits", overwrite=True)
+    make_candidates([50], [45]).write(folder / "candidates_list.dat")
+    with pytest.raises(SourceError, match="name one with --extension"):
+        extract(folder)
+    extract(folder, ExtractSettings(extension="CCD2", replace=True))
+    with fits.open(folder / "candidates/candidate_0.fits") as file:
+        np.testing.assert_array_equal(file["SCI"].data, image[28:60, 33:65].astype(np.float32))
+
+
 def test_a_difference_alone_is_a_cutout_of_one_image(folder):
     blank = np.full(1, "")
     make_candidates([50], [45], OriginalIma=blank, RefIma=blank).write(folder / "candidates_list.dat")

@@ -6,7 +6,8 @@ from astropy.io import fits
 from fields import simple_wcs, write_image
 
 from otrain_infer.errors import SourceError, UsageError
-from otrain_train.images import ImageSettings, find_images, read_image, stem_of
+from otrain_train.bad_pixels import stem_of
+from otrain_train.images import ImageSettings, find_images, read_image
 
 RNG = np.random.default_rng(0)
 SKY = RNG.normal(100, 5, (80, 100)).astype(np.float32)
@@ -52,7 +53,7 @@ def test_what_is_masked(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [("MASK", 4, True), ("BPM", 1, True), ("DQ", 1, True), ("DQ", 2, False), ("WHT", 0, True), ("ERR", 0, False)],
+    [("MASK", 4, True), ("BPM", 1, True), ("DQ", 1, True), ("DQ", 2, True), ("WHT", 0, True), ("ERR", 0, False)],
 )
 def test_maps_in_the_same_file(tmp_path, name, value, expected):
     good = np.full(SKY.shape, 0 if name in ("MASK", "BPM", "DQ") else 1, np.int32 if name == "DQ" else np.float32)
@@ -64,6 +65,79 @@ def test_maps_in_the_same_file(tmp_path, name, value, expected):
     assert image.extension == 1
     assert bool(image.masked[5, 6]) is expected
     assert image.masked.sum() == int(expected)
+
+
+def test_a_map_of_other_pixels_is_refused(tmp_path):
+    path = write_image(tmp_path / "a.fits", SKY)
+    write_image(tmp_path / "a_mask.fits", np.zeros((10, 10)))
+    with pytest.raises(SourceError, match="10 x 10 pixels, and the image 100 x 80"):
+        read_image(path)
+
+
+def test_each_chip_has_the_maps_that_follow_it(tmp_path):
+    clean, bad = np.zeros(SKY.shape, np.int16), np.ones(SKY.shape, np.int16)
+    planes = [fits.ImageHDU(SKY, name="SCI"), fits.ImageHDU(clean, name="DQ"), fits.ImageHDU(SKY, name="SCI")]
+    fits.HDUList([fits.PrimaryHDU(), *planes, fits.ImageHDU(bad, name="DQ")]).writeto(tmp_path / "a.fits")
+    assert not read_image(tmp_path / "a.fits", ImageSettings("1")).masked.any()
+    with pytest.raises(SourceError, match="100% of its pixels are masked"):
+        read_image(tmp_path / "a.fits", ImageSettings("3"))
+
+
+def test_bits_of_dq_count_by_telescope(tmp_path):
+    flags = np.zeros(SKY.shape, np.int32)
+    flags[1, 1], flags[2, 2] = 1, 4
+    for telescope, expected in (("JWST", 1), ("HST", 2)):
+        primary = fits.PrimaryHDU()
+        primary.header["TELESCOP"] = telescope
+        path = tmp_path / f"{telescope}.fits"
+        fits.HDUList([primary, fits.ImageHDU(SKY, name="SCI"), fits.ImageHDU(flags, name="DQ")]).writeto(path)
+        assert read_image(path).masked.sum() == expected
+
+
+def test_zeros_at_the_border_are_no_sky(tmp_path):
+    pixels = SKY.copy()
+    pixels[:, :20], pixels[40, 50] = 0, 0
+    masked = read_image(write_image(tmp_path / "a.fits", pixels)).masked
+    assert masked[:, :20].all()
+    assert masked.sum() == 80 * 20
+
+
+@pytest.mark.parametrize(
+    ("keywords", "gain"),
+    [
+        ({"GAIN": 100, "EGAIN": 0.25}, 0.25),
+        ({"GAIN": 1.5, "EGAIN": 0}, 1.5),
+        ({"GAIN": 0}, None),
+        ({"GAIN": "x"}, None),
+    ],
+)
+def test_the_gain_is_the_first_that_makes_sense(tmp_path, keywords, gain):
+    assert read_image(write_image(tmp_path / "a.fits", SKY, **keywords)).gain == gain
+
+
+@pytest.mark.parametrize(("said", "band"), [("Johnson V", "V"), ("SDSS g", "g"), ("Clear", "Clear"), ("SDSS", "SDSS")])
+def test_the_filter_is_not_its_system(tmp_path, said, band):
+    assert read_image(write_image(tmp_path / "a.fits", SKY, FILTER=said)).band == band
+
+
+def test_the_wcs_of_an_extension_is_its_own(tmp_path):
+    primary = fits.PrimaryHDU()
+    primary.header["PC1_1"], primary.header["PC2_2"] = 1.0, 1.0
+    extension = fits.ImageHDU(SKY, simple_wcs().to_header(), name="SCI")
+    fits.HDUList([primary, extension]).writeto(tmp_path / "a.fits")
+    assert read_image(tmp_path / "a.fits").pixel_scale() == pytest.approx(0.5)
+
+
+def test_only_a_date_says_when(tmp_path):
+    image = read_image(write_image(tmp_path / "a.fits", SKY, DATE_OBS="2023-02-25T00:00:00"))
+    assert image.mjd == pytest.approx(60000.0)
+
+
+def test_two_images_of_one_name(tmp_path):
+    for name in ("a.fits", "a.fit"):
+        write_image(tmp_path / name, SKY)
+    with pytest.raises(SourceError, match="two images called a"):
+        find_images(tmp_path)
 
 
 def test_integers_saturate_at_their_largest_value(tmp_path):

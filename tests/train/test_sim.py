@@ -254,8 +254,33 @@ def test_copies_of_an_earlier_run_that_no_list_would_tell_of(tmp_path, run):
     simulate(tmp_path, None, settings)
     assert not (tmp_path / "simulation/b.fits").exists()
     (tmp_path / "a.fits").rename(tmp_path / "c.fits")
-    with pytest.raises(OutputError, match=r"not copies of these, a\.fits"):
+    with pytest.raises(OutputError, match=r"a\.fits' is a copy of an image that is not among these"):
         simulate(tmp_path, None, settings)
+
+
+def test_no_image_of_the_user_is_replaced_or_removed(tmp_path, run):
+    data, others = tmp_path / "data", tmp_path / "others"
+    for folder in (data, others):
+        folder.mkdir()
+        (folder / "a.fits").write_bytes((run[0] / "a.fits").read_bytes())
+    before = digest(others / "a.fits")
+    settings = SimSettings(5, (15, 16), "MAGZERO")
+    with pytest.raises(OutputError, match="no copy that otrain-sim has written"):
+        simulate(data, others, settings)
+    assert digest(others / "a.fits") == before
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "a.fits").symlink_to(data / "a.fits")
+    with pytest.raises(OutputError, match="no copy that otrain-sim has written"):
+        simulate(data, links, settings)
+    assert digest(data / "a.fits") == before
+
+
+def test_what_goes_with_an_image_goes_with_its_copy(tmp_path, run):
+    (tmp_path / "a.fits").write_bytes((run[0] / "a.fits").read_bytes())
+    write_image(tmp_path / "a.weight.fits", np.ones((FIELD.size, FIELD.size), np.float32))
+    simulate(tmp_path, None, SimSettings(5, (15, 16), "MAGZERO"))
+    assert digest(tmp_path / "simulation/a.weight.fits") == digest(tmp_path / "a.weight.fits")
 
 
 @pytest.mark.parametrize("wrong", [{"n_sources": 0}, {"mag_range": (20, 14)}, {"negative": 2.0}, {"seed": -1}])

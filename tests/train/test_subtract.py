@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from otrain_infer.errors import SourceError
-from otrain_train.subtract import Kernel, KernelSettings, Pair, kernel_basis, polynomials, subtract
+from otrain_infer.errors import SourceError, UsageError
+from otrain_train.subtract import Kernel, KernelSettings, Pair, kernel_basis, polynomials, spread, subtract
 
 SIZE, GAIN, NOISE = 400, 2.0, 5.0
 
@@ -31,7 +31,8 @@ def scene(rng, fwhm, n=150):
 def pair_of(science, reference, rng, masked=None):
     noisy = [image + rng.normal(0, 1, image.shape) * np.sqrt(NOISE**2 + image / GAIN) for image in (science, reference)]
     variances = [NOISE**2 + image / GAIN for image in (science, reference)]
-    return Pair(*noisy, *variances, np.zeros(science.shape, bool) if masked is None else masked)
+    nothing = np.zeros((2, *science.shape), bool)
+    return Pair(*noisy, *variances, nothing[0], nothing[1] if masked is None else masked)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,44 @@ def test_masked_pixels_spread_by_the_kernel_and_no_further(stars):
     assert found.masked.sum() == (2 * reach + 1) ** 2
 
 
+def test_masked_pixels_of_the_science_image_do_not_spread(stars):
+    rng = np.random.default_rng(5)
+    positions, reference = stars
+    pair = pair_of(gaussian_filter(reference, 1.4), reference, rng)
+    pair.science_masked[:] = rng.random(reference.shape) < 0.01
+    found = subtract(pair, positions, (4.2, 2.5))
+    np.testing.assert_array_equal(found.masked, pair.science_masked)
+    assert len(found.stars) > 20
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_the_units_of_the_reference_do_not_matter(stars, unit):
+    positions, reference = stars
+    pair = pair_of(gaussian_filter(reference, 1.4), reference, np.random.default_rng(1))
+    other = Pair(
+        pair.science, pair.reference * unit, pair.science_variance, pair.reference_variance * unit**2,
+        pair.science_masked, pair.reference_masked,
+    )  # fmt: skip
+    first, second = (subtract(each, positions, (4.2, 2.5)) for each in (pair, other))
+    assert second.residual == pytest.approx(first.residual, rel=1e-3)
+    assert second.kernel.scale == pytest.approx(first.kernel.scale / unit, rel=1e-4)
+
+
+def test_spread_is_a_square():
+    masked = np.zeros((20, 20), bool)
+    masked[3, 15] = True
+    assert np.argwhere(spread(masked, 2)).tolist() == [[y, x] for y in range(1, 6) for x in range(13, 18)]
+
+
+@pytest.mark.parametrize("wrong", [{"order": -1}, {"order": 9}, {"reach": 0}])
+def test_settings_that_make_no_sense(wrong):
+    with pytest.raises(UsageError):
+        KernelSettings(**wrong)
+
+
 def test_too_few_stars():
     empty = np.zeros((SIZE, SIZE))
-    pair = Pair(empty, empty, empty + 1, empty + 1, np.zeros(empty.shape, bool))
+    pair = Pair(empty, empty, empty + 1, empty + 1, *np.zeros((2, *empty.shape), bool))
     with pytest.raises(SourceError, match="2 bright sources"):
         subtract(pair, np.array([[200, 200], [100, 100], [1, 1]]), (4, 3))
 
