@@ -10,7 +10,7 @@ pair, with the first as its reference, and with sources of its own: another expo
 What no inserted source explains counts as bogus here. Printed are the recovered fraction by magnitude of each image
 held out, and the AUC on these images, each and together.
 
-    OTRAIN_DATA=DIR python benchmarks/real_images.py [--times 6] [--epochs 40] [--folder DIR]
+    OTRAIN_DATA=DIR python benchmarks/real_images.py [--times 3] [--epochs 30] [--folder DIR]
 """
 
 import argparse
@@ -86,8 +86,8 @@ def gather(folders: list[Path], target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--times", type=int, default=6, help="how often sources are inserted into each image")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--times", type=int, default=3, help="how often sources are inserted into each image")
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--folder", type=Path, help="keep everything there")
     given = parser.parse_args()
     print(describe_machine())

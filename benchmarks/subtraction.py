@@ -11,7 +11,8 @@ the generator, are added to the science image. Each rival then makes the differe
 
 Rivals that are not installed are named and left out. Printed are the seconds by the clock (of the second run, when all
 is compiled), the memory at its peak, the noise of the difference over that of the science image, the flux of the new
-sources over what was added, with its scatter, and what is left of bright stars in units of their noise.
+sources over what was added, with its scatter, and what is left of bright stars in units of their noise. Noise, scatter
+and remains are those of a difference scaled to the flux that was added.
 
     python benchmarks/subtraction.py [--size 1024] [--seed 0]
 """
@@ -89,12 +90,13 @@ def prepare(folder: Path):
 def with_otrain(folder: Path):
     from otrain_train.subtract import Pair, subtract
 
-    images, skies, masked, stars = prepare(folder)
+    images, skies, _, stars = prepare(folder)
     variances = [
         sky.noise**2 + np.maximum(sky.pixels, 0) / image.gain for sky, image in zip(skies, images, strict=True)
     ]
     started = time.perf_counter()
-    found = subtract(Pair(skies[0].pixels, skies[1].pixels, *variances, masked), stars, (4.7, 3.7))
+    pair = Pair(skies[0].pixels, skies[1].pixels, *variances, images[0].masked, images[1].masked)
+    found = subtract(pair, stars, (4.7, 3.7))
     return np.where(found.masked, np.nan, found.pixels), time.perf_counter() - started
 
 
@@ -146,6 +148,8 @@ def judge(folder: Path, rival: str) -> None:
     filled -= background.back()
     fluxes, _, _ = sep.sum_circle(filled, truth["places"][:, 1], truth["places"][:, 0], APERTURE)
     ratio = fluxes / truth["fluxes"]
+    flux = np.median(ratio)
+    filled /= flux  # so that noise and remains are compared with the same light
     _, skies, _, stars = prepare(folder)
     left = []
     for y, x in stars.tolist():
@@ -153,12 +157,12 @@ def judge(folder: Path, rival: str) -> None:
         if usable[part].all():
             noise = np.sqrt(skies[0].noise[part] ** 2 + np.maximum(skies[0].pixels[part], 0) / truth["gain"])
             left.append(np.sqrt(np.mean((filled[part] / noise) ** 2)))
-    scatter = 1.4826 * np.median(np.abs(ratio - np.median(ratio)))
+    scatter = 1.4826 * np.median(np.abs(ratio / flux - 1))
     figures = {
         "seconds": seconds,
         "GB": memory,
-        "noise": background.globalrms / truth["noise"],
-        "flux": np.median(ratio),
+        "noise": background.globalrms / flux / truth["noise"],
+        "flux": flux,
         "scatter": scatter,
         "left of stars": np.median(left),
     }
