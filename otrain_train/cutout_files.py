@@ -1,6 +1,8 @@
 """Cutouts as FITS files: bytes of many at once, without a FITS library in between."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -113,7 +115,13 @@ def cutouts_bytes(
 
 
 def _cards(keywords: Mapping[str, Any]) -> list[str]:
-    return [card(key, value) for key, value in keywords.items()]
+    return [
+        f"{key:<8}= {value:>20.12G}".ljust(CARD) if type(value) is float and isfinite(value) else _text_card(key, value)
+        for key, value in keywords.items()
+    ]
+
+
+_text_card = lru_cache(maxsize=1024)(card)  # filters and files are the same for many cutouts
 
 
 def _image_cards(shape: Sequence[int]) -> list[str]:

@@ -1,8 +1,9 @@
 """What ``otrain-cutouts`` does: candidates cut out of the science image, the reference and the difference."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ TRUE, FALSE = "true", "false"
 SMALLEST_SIZE = 8
 BATCH = 256
 """Cutouts whose bytes are made at once."""
+
+WAITING = 2
+"""Batches for each thread that may wait to be written."""
 
 Progress = Callable[[int, int], None]
 
@@ -124,6 +128,7 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
     names = _file_names(candidates)
     summary = ExtractSummary(target, {place: 0 for place in ("", TRUE, FALSE) if settings.training or not place}, 0, [])
     done = 0
+    writing: deque[Future[None]] = deque()
     with ThreadPoolExecutor(available_processors()) as pool:
         for rows in _by_image(candidates):
             try:
@@ -137,13 +142,9 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
                 keywords = _keywords(candidates, part, pixels.shape[2:] != (settings.size, settings.size), planes.mjd)
                 content = cutouts_bytes(pixels, planes.names, keywords)
                 paths = [os.path.join(target, where[row], names[row]) for row in part.tolist()]
-                half = -(-len(paths) // available_processors())
-                jobs = [
-                    pool.submit(_write, paths[start : start + half], content[start : start + half])
-                    for start in range(0, len(paths), half)
-                ]
-                for job in jobs:
-                    job.result()
+                writing.append(pool.submit(_write, paths, content))
+                while len(writing) > WAITING * available_processors():
+                    writing.popleft().result()
                 for row in part.tolist():
                     summary.counts[where[row]] += 1
                 summary.at_edge += len(part) * (pixels.shape[2:] != (settings.size, settings.size))
@@ -152,6 +153,8 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
                     progress(done, len(candidates))
             if outside:
                 summary.failures.append(f"{outside} candidate(s) lie outside of their image '{planes.file}'")
+        for job in writing:
+            job.result()
     if len(candidates) and not done:
         raise SourceError(summary.failures[0])
     return summary
