@@ -100,6 +100,10 @@ class Candidates:
         columns["ids"] = np.arange(len(columns["ids"])).astype(str)
         return cls(**columns)
 
+    def select(self, rows: npt.NDArray[np.int64]) -> "Candidates":
+        """Give some of them."""
+        return Candidates(*(getattr(self, each.name)[rows] for each in fields(self)))
+
     def write(self, path: Path) -> None:
         """Write them as gmadet does.
 

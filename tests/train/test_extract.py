@@ -12,7 +12,7 @@ from otrain_infer import CutoutFlag, read_cutouts
 from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.candidates_list import Candidates, from_table
 from otrain_train.cutout_files import card, cutout_bytes
-from otrain_train.extract import ExtractSettings, extract
+from otrain_train.extract import MANY, ExtractSettings, extract
 from otrain_train.simulated_objects import SimulatedObjects
 
 PLANES = {"SCI": "a.fits", "REF": "subtraction/a_ref.fits", "DIFF": "subtraction/a_diff.fits"}
@@ -176,6 +176,29 @@ def test_candidates_beyond_the_image_and_images_that_are_missing(folder):
     assert "gone.fits' cannot be read" in str(summary)
     assert "1 candidate(s) are not cut out" in str(summary)
     assert "1 candidate(s) lie outside of their image" in str(summary)
+
+
+def test_several_processes_cut_out_the_same(folder):
+    for name in PLANES.values():
+        write_image(folder / name.replace("a.", "b.").replace("a_", "b_"), fits.getdata(folder / name), simple_wcs())
+    rng = np.random.default_rng(3)
+    n = MANY + 10
+    other = rng.random(n) < 0.5
+    names_of = {
+        column: np.where(other, PLANES[plane].replace("a.", "b.").replace("a_", "b_"), PLANES[plane])
+        for column, plane in (("OriginalIma", "SCI"), ("RefIma", "REF"), ("filename", "DIFF"))
+    }
+    x, y = rng.uniform(20, 80, (2, n)).round(2)
+    make_candidates(x, y, **names_of).write(folder / "candidates_list.dat")
+    counted = []
+    summary = extract(folder, ExtractSettings(8), lambda done, total: counted.append((done, total)))
+    assert summary.counts == {"": n}
+    assert counted[-1] == (n, n)
+    image = fits.getdata(folder / PLANES["DIFF"])
+    for k in (0, 1, n // 2, n - 1):
+        with fits.open(folder / f"candidates/candidate_{k}.fits") as file:
+            assert file[0].header["FILE"] == ("b.fits" if other[k] else "a.fits")
+            np.testing.assert_array_equal(file["DIFF"].data, Cutout2D(image, (x[k] - 1, y[k] - 1), 8).data)
 
 
 def test_images_of_other_pixels(folder):
