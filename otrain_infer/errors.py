@@ -36,7 +36,7 @@ class UsageError(OtrainError, ValueError):
 
 
 class SourceError(OtrainError, OSError):
-    """Cutouts that are not where they should be."""
+    """Cutouts or images that are not where they should be, or cannot be read."""
 
 
 class PacketError(OtrainError, ValueError):

@@ -116,11 +116,8 @@ class Candidates:
 
         columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
         columns["edge"] = np.where(self.edge, "Y", "N")
-        try:
-            with replacing(path) as part:
-                Table(columns).write(part, format="ascii.commented_header", formats=FORMATS, overwrite=True)
-        except OSError as error:
-            raise OutputError(f"'{path}' could not be written ({error.strerror or error})") from error
+        with replacing(path) as part:
+            Table(columns).write(part, format="ascii.commented_header", formats=FORMATS, overwrite=True)
 
 
 def check_replaceable(path: Path) -> None:

@@ -17,7 +17,7 @@ from otrain_train.candidates_list import LIST_NAME, Candidates, check_replaceabl
 from otrain_train.images import ImageSettings, SkyImage, find_images, quiet_fits, read_image
 from otrain_train.measure import Measured, find_candidates
 from otrain_train.photometry import HOT_PIXEL, Sky, Sources, find_sources, find_stars, subtract_sky
-from otrain_train.psf import ConvolvedPointSpread, PointSpread, measure_psf, read_psf
+from otrain_train.psf import ConvolvedPointSpread, measure_psf, psf_beside
 from otrain_train.references import References
 from otrain_train.subtract import Difference, KernelSettings, Pair, subtract
 
@@ -197,7 +197,7 @@ def _detect_one(
         reference_masked=aligned.masked,
     )
     difference = subtract(pair, _in_both(science, template), (science.width, template.width), settings.kernel)
-    psf = _psf_of(science)
+    psf = psf_beside(path, image.shape) or measure_psf(science.sky, science.sources, science.stars, path)
     width = science.width
     if difference.science_convolved:
         psf, width = ConvolvedPointSpread(psf, difference.kernel), template.width
@@ -265,13 +265,6 @@ def _in_both(science: _Looked, template: _Looked) -> npt.NDArray[np.int64]:
     chosen = science_sources.select(np.asarray(matched))
     brightest = np.argsort(-chosen.peak, kind="stable")[:MOST_STARS]
     return np.rint(np.stack([chosen.y[brightest], chosen.x[brightest]], axis=1)).astype(np.int64)
-
-
-def _psf_of(looked: _Looked) -> PointSpread:
-    beside = looked.image.path.with_name(f"{stem_of(looked.image.path)}.psf")
-    if beside.exists():
-        return read_psf(beside, looked.image.shape)
-    return measure_psf(looked.sky, looked.sources, looked.stars, looked.image.path)
 
 
 def _write_images(image: SkyImage, aligned: Aligned, difference: Difference, folder: Path) -> tuple[str, str]:

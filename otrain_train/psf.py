@@ -15,6 +15,7 @@ from scipy.signal import oaconvolve
 from threadpoolctl import threadpool_limits
 
 from otrain_infer.errors import SourceError
+from otrain_train.bad_pixels import stem_of
 from otrain_train.images import quiet_fits
 from otrain_train.photometry import Sky, Sources
 from otrain_train.subtract import Kernel
@@ -356,6 +357,12 @@ def read_psf(path: Path, shape: tuple[int, int]) -> PointSpread:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SourceError(f"the point spread function '{path}' cannot be read ({error})") from None
     raise SourceError(f"'{path}' holds no point spread function: neither the table PSF_DATA of PSFEx nor an image")
+
+
+def psf_beside(path: Path, shape: tuple[int, int]) -> PointSpread | None:
+    """Read the ``NAME.psf`` beside an image of some shape, None where there is none."""
+    beside = path.with_name(f"{stem_of(path)}.psf")
+    return read_psf(beside, shape) if beside.exists() else None
 
 
 def _from_psfex(hdu: fits.BinTableHDU) -> PsfexPointSpread:

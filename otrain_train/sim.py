@@ -14,10 +14,10 @@ from scipy.spatial import cKDTree
 
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import OutputError, SourceError, UsageError
-from otrain_train.bad_pixels import ENDINGS, copy_companions, stem_of
+from otrain_train.bad_pixels import ENDINGS, copy_companions
 from otrain_train.images import ImageSettings, SkyImage, find_images, is_companion, quiet_fits, read_image
 from otrain_train.photometry import Sky, Sources, common_radius, find_sources, find_stars, subtract_sky
-from otrain_train.psf import PointSpread, measure_psf, read_psf
+from otrain_train.psf import PointSpread, measure_psf, psf_beside, read_psf
 from otrain_train.simulated_objects import LIST_NAME, SimulatedObjects
 
 log = logging.getLogger("otrain.train")
@@ -267,10 +267,8 @@ def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[Sim
 def _psf_of(image: SkyImage, sky: Sky, sources: Sources, given: Path | None) -> PointSpread:
     if given is not None:
         return read_psf(given, image.shape)
-    beside = image.path.with_name(f"{stem_of(image.path)}.psf")
-    if beside.exists():
-        return read_psf(beside, image.shape)
-    return measure_psf(sky, sources, find_stars(sky, sources, image.saturation), image.path)
+    beside = psf_beside(image.path, image.shape)
+    return beside or measure_psf(sky, sources, find_stars(sky, sources, image.saturation), image.path)
 
 
 def _limit(sky: Sky, psf: PointSpread, zero_point: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer.atomic import replacing
-from otrain_infer.errors import OutputError, SourceError
+from otrain_infer.errors import SourceError
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -82,11 +82,8 @@ class SimulatedObjects:
         columns = (self.idx, self.files, self.x, self.y, self.ra, self.dec, self.mags, self.filters, self.counts)
         table = Table(dict(zip((*COLUMNS, COUNT), columns, strict=True)))
         formats = {"Xpos": "%.4f", "Ypos": "%.4f", "RA": "%.7f", "Dec": "%.7f", "mag": "%.4f", COUNT: "%.6g"}
-        try:
-            with replacing(path) as part:
-                table.write(part, format="ascii.commented_header", formats=formats, overwrite=True)
-        except OSError as error:
-            raise OutputError(f"'{path}' could not be written ({error.strerror or error})") from error
+        with replacing(path) as part:
+            table.write(part, format="ascii.commented_header", formats=formats, overwrite=True)
 
 
 def read_simulated_objects(path: Path) -> SimulatedObjects:

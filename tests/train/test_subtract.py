@@ -58,8 +58,6 @@ def test_the_difference_is_the_science_image_less_the_convolved_reference(stars)
     pair = pair_of(gaussian_filter(reference, 1.4), reference, rng)
     found = subtract(pair, positions, (4.2, 2.5), KernelSettings(order=0))
     np.testing.assert_allclose(found.pixels + found.reference, pair.science, atol=1e-8)
-    middle = np.zeros((61, 61))
-    middle[30, 30] = 1
     from scipy.signal import convolve2d
 
     kernel = found.kernel.at(200, 200)
