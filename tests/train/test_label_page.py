@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from http.client import HTTPConnection
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,7 @@ pytest.importorskip("uvicorn", reason="the page needs pip install 'otrain[label]
 pytest.importorskip("playwright", reason="playwright is needed to use the page in a browser")
 
 from matched import make_matched
-from playwright.sync_api import sync_playwright
-from test_report_browser import NAMES, contrast
+from test_report_browser import contrast
 
 from otrain_train.mock import MockSettings, write_mock
 from otrain_train.votes import read_votes
@@ -75,17 +73,6 @@ def serve(tmp_path):
     for server in started:
         if server.process.poll() is None:
             server.end()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, NAMES)), playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium to use the page in")
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

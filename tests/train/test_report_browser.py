@@ -1,20 +1,15 @@
 """The report in a real browser: it opens offline, shows all its pictures, and fits a narrow screen."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("playwright", reason="playwright is needed to open the report in a browser")
 
-from playwright.sync_api import sync_playwright
 from reports import make_evaluation, make_model
 
 from otrain_train.history import Course
 from otrain_train.report import write_report
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTHS = (400, 1200)
 
 
@@ -30,17 +25,6 @@ def report(tmp_path_factory):
     options = {"network": folder / "reported.keras", "courses": [Course(0, course, 2)]}
     run = {"settings": {"network": "lite"}, "sha256": "0123456789abcdef" * 8}
     return write_report(folder / "report.html", evaluation, title="A" * 90, run=run, **options)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, NAMES)), playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium to open the report in")
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module", params=WIDTHS)
