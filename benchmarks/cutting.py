@@ -6,12 +6,14 @@ Images of one size with many candidates each, three planes. Rivals:
 - the disk: the same number of files of the same size written by the same number of threads, their bytes made before;
 - astropy: `Cutout2D` of each plane, keywords set, and `writeto`; on fewer candidates (--slow), being slow.
 
+Every run writes into a folder of its own, and nothing is removed before the end: for minutes after many files were
+removed, ext4 takes several times as long to make a file (it passes over the inodes just freed, one by one).
+
     python benchmarks/cutting.py [--images 100] [--candidates 1000] [--size 1024] [--repeats 3] [--folder DIR]
 """
 
 import argparse
 import os
-import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +24,7 @@ from astropy.nddata import Cutout2D
 from machine import compare, describe_machine, per_thing, print_times, ratio
 
 from otrain_infer.command import available_processors
-from otrain_train.candidates_list import LIST_NAME, from_table
+from otrain_train.candidates_list import LIST_NAME, from_table, read_candidates
 from otrain_train.extract import ExtractSettings, extract
 
 OURS, DISK, ASTROPY = "otrain", "the disk: the same files, their bytes ready", "astropy"
@@ -32,6 +34,7 @@ PLANES = ("SCI", "REF", "DIFF")
 
 def make(folder: Path, n_images: int, n_candidates: int, size: int) -> None:
     """Write images, of which all but the first are other names of it, and a list of candidates."""
+    folder.mkdir()
     rng = np.random.default_rng(0)
     names = {plane: [f"{plane.lower()}_{k:03d}.fits" for k in range(n_images)] for plane in PLANES}
     for files in names.values():
@@ -48,6 +51,14 @@ def make(folder: Path, n_images: int, n_candidates: int, size: int) -> None:
     from_table(columns, "the benchmark").write(folder / LIST_NAME)
 
 
+def link(source: Path, folder: Path) -> None:
+    """Give the images and the list of a folder to another, by other names of the same files."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            os.link(path, folder / path.name)
+
+
 def write_bytes(folder: Path, n: int, content: bytes) -> None:
     folder.mkdir()
 
@@ -62,15 +73,12 @@ def write_bytes(folder: Path, n: int, content: bytes) -> None:
         list(pool.map(write, range(threads)))
 
 
-def cut_with_astropy(folder: Path, n: int) -> None:
-    """Cut the candidates of the first image."""
-    target = folder / "astropy"
+def cut_with_astropy(folder: Path, target: Path) -> None:
+    """Cut the candidates of a folder's only image."""
     target.mkdir()
-    from otrain_train.candidates_list import read_candidates
-
-    candidates = read_candidates(folder / "few.dat")
+    candidates = read_candidates(folder / LIST_NAME)
     images = {plane: fits.getdata(folder / f"{plane.lower()}_000.fits") for plane in PLANES}
-    for k in range(n):
+    for k in range(len(candidates)):
         primary = fits.PrimaryHDU()
         for key, value in (
             ("CANDID", candidates.ids[k]), ("MAG", candidates.mags[k]), ("MAGERR", candidates.magerrs[k]),
@@ -98,23 +106,26 @@ def main() -> None:
     slow = min(given.slow, given.candidates)
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         folder = Path(temporary)
-        make(folder, given.images, given.candidates, given.size)
-        (folder / "few.dat").write_text("".join((folder / LIST_NAME).read_text().splitlines(True)[: slow + 1]))
-        extract(folder, ExtractSettings(CUT))
-        content = (folder / "candidates/candidate_0.fits").read_bytes()
+        made, few = folder / "made", folder / "few"
+        make(made, given.images, given.candidates, given.size)
+        make(few, 1, slow, given.size)
+        extract(few, ExtractSettings(CUT))
+        content = (few / "candidates/candidate_0.fits").read_bytes()
         print(f"{n} cutouts of {CUT} x {CUT} pixels, three planes, {len(content)} bytes, from {given.images} images")
+        current = folder
 
-        def clean() -> None:
-            for name in ("candidates", "disk", "astropy"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+        def begin() -> None:
+            nonlocal current
+            current = folder / f"run_{len(list(folder.iterdir()))}"
+            link(made, current)
             os.sync()
 
         rivals = {
-            OURS: lambda: extract(folder, ExtractSettings(CUT)),
-            DISK: lambda: write_bytes(folder / "disk", n, content),
-            ASTROPY: lambda: cut_with_astropy(folder, slow),
+            OURS: lambda: extract(current, ExtractSettings(CUT)),
+            DISK: lambda: write_bytes(current / "disk", n, content),
+            ASTROPY: lambda: cut_with_astropy(few, current / "astropy"),
         }
-        times = per_thing(compare(rivals, given.repeats, clean), {OURS: n, DISK: n, ASTROPY: slow})
+        times = per_thing(compare(rivals, given.repeats, begin), {OURS: n, DISK: n, ASTROPY: slow})
     print_times(times, "cutout", OURS)
     print(f"otrain over the disk alone, by the clock: {ratio(times[OURS], times[DISK], 'wall'):.2f}")
     print(f"astropy over otrain, by the clock: {ratio(times[ASTROPY], times[OURS], 'wall'):.1f}")

@@ -81,7 +81,7 @@ def _label(arguments: Namespace) -> int:
 
 
 def _move(arguments: Namespace, rule: "Rule") -> int:
-    from otrain_train.candidates import find_candidates
+    from otrain_train.candidate_folder import find_candidates
     from otrain_train.label.moves import move, plan_moves, undo
     from otrain_train.votes import read_votes
 

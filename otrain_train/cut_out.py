@@ -20,8 +20,8 @@ from otrain_train.images import choose_image, mjd_of, quiet_fits, whole_header
 Pixels = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-BATCH = 256
-"""Cutouts whose bytes are made at once."""
+BATCH = 64
+"""Cutouts whose bytes are made at once: few enough to stay in a processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -78,7 +78,7 @@ class DetectSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageCount:
+class SearchedImage:
     """What was found on one image: candidates, and how well the subtraction went.
 
     Attributes
@@ -118,7 +118,7 @@ class DetectSummary:
     """What a run has found: the list of the candidates, what was found on each image, and what was left out."""
 
     path: Path
-    images: tuple[ImageCount, ...]
+    images: tuple[SearchedImage, ...]
     failures: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -181,7 +181,7 @@ def detect(
 
 def _detect_one(
     path: Path, folder: Path, references: References, settings: DetectSettings
-) -> tuple[Candidates, ImageCount]:
+) -> tuple[Candidates, SearchedImage]:
     image = read_image(path, settings.images)
     zero_point = image.zero_point(settings.zero_point)
     reference = references.of(image)
@@ -204,7 +204,7 @@ def _detect_one(
     measured = find_candidates(difference, psf, width, settings.threshold, settings.negative)
     names = _write_images(image, aligned, difference, folder)
     candidates = _named(measured, image, names, zero_point, width)
-    count = ImageCount(
+    count = SearchedImage(
         path.name,
         len(candidates),
         science.width,

@@ -91,7 +91,7 @@ class SimSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageCount:
+class SimulatedImage:
     """What was inserted into one image: how many sources, its FWHM (pixels), and the magnitude of 5 sigma."""
 
     name: str
@@ -117,7 +117,7 @@ class SimSummary:
     """
 
     path: Path
-    images: tuple[ImageCount, ...]
+    images: tuple[SimulatedImage, ...]
     failures: tuple[str, ...]
     settings: SimSettings
 
@@ -175,7 +175,7 @@ def simulate(
         raise OutputError(f"'{results}' holds the images themselves: copies go to another folder, see --results")
     _remove_earlier(results, paths)
     failures: list[str] = []
-    counts: list[ImageCount] = []
+    counts: list[SimulatedImage] = []
     inserted: list[SimulatedObjects] = []
     try:
         for done, path in enumerate(paths):
@@ -232,7 +232,7 @@ def _is_copy(path: Path) -> bool:
         return False
 
 
-def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[SimulatedObjects, ImageCount]:
+def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[SimulatedObjects, SimulatedImage]:
     image = read_image(path, settings.images)
     if KEYWORD in image.header:
         raise SourceError(f"'{path}' is a copy that sources were inserted into already: begin from its original")
@@ -261,7 +261,7 @@ def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[Sim
         filters=np.full(len(positions), image.band or "none"),
         counts=counts,
     )
-    return objects, ImageCount(path.name, len(positions), psf.fwhm, _limit(sky, psf, zero_point))
+    return objects, SimulatedImage(path.name, len(positions), psf.fwhm, _limit(sky, psf, zero_point))
 
 
 def _psf_of(image: SkyImage, sky: Sky, sources: Sources, given: Path | None) -> PointSpread:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from otrain_infer.cutouts import Cutouts
 from otrain_infer.errors import SourceError
 from otrain_infer.sources import find_cutouts
-from otrain_train.candidates import CLASSES, find_candidates
+from otrain_train.candidate_folder import CLASSES, find_candidates
 from otrain_train.verdicts import Rule, Verdict, judge
 from otrain_train.votes import TRUE, Tally, read_votes
 
@@ -113,7 +113,7 @@ def sorted_by_votes(folder: Path, labels: Path, rule: Rule) -> Sorted:
     Parameters
     ----------
     folder
-        Of the candidates, as `otrain_train.candidates.find_candidates` looks through it.
+        Of the candidates, as `otrain_train.candidate_folder.find_candidates` looks through it.
     labels
         The journal of votes.
     rule

@@ -257,7 +257,7 @@ def subtract(
     if swapped:
         pair = pair.swapped
     width = np.sqrt(max(max(fwhms) ** 2 - min(fwhms) ** 2, 1.0)) / 2.3548
-    reach = settings.reach or int(np.ceil(max(3.0 * RELATIVE_WIDTHS[-1] * width / 1.5, 1.5 * max(fwhms), 5)))
+    reach = settings.reach or int(np.ceil(max(2.0 * RELATIVE_WIDTHS[-1] * width, 1.5 * max(fwhms), 5)))
     fit = _Fit(pair, kernel_basis(width, reach), reach + int(np.ceil(1.5 * max(fwhms))), settings.order)
     # The matrices are small: threads of BLAS would wait for each other longer than they compute.
     with threadpool_limits(1, user_api="blas"):

@@ -49,7 +49,7 @@ class Vote:
     labeller
         Who voted.
     candidate
-        On what: its key as of `otrain_train.candidates`.
+        On what: its key as of `otrain_train.candidate_folder`.
     candid
         Its CANDID, empty where it has none.
     vote

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from otrain_infer.errors import UsageError
-from otrain_train.candidates import class_of, find_candidates
+from otrain_train.candidate_folder import class_of, find_candidates
 from otrain_train.label import moves
 from otrain_train.label.again import SecondLooks
 from otrain_train.label.maps import Maps

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from otrain_infer.errors import OutputError, SourceError
-from otrain_train.candidates import CLASSES, Candidates, class_of
+from otrain_train.candidate_folder import CLASSES, CandidateFolder, class_of
 from otrain_train.verdicts import Rule, judge
 from otrain_train.votes import Tally, escape, unescape
 
@@ -68,7 +68,7 @@ class Plan:
         return f"{said}; {stays} stay" if stays else said
 
 
-def plan_moves(candidates: Candidates, tally: Tally, rule: Rule) -> Plan:
+def plan_moves(candidates: CandidateFolder, tally: Tally, rule: Rule) -> Plan:
     """Find out which candidates are to be moved into the folders true and false beside them."""
     plan = Plan()
     folders: dict[str, dict[str, str]] = {}
@@ -97,7 +97,7 @@ def plan_moves(candidates: Candidates, tally: Tally, rule: Rule) -> Plan:
     return plan
 
 
-def _why_not(candidates: Candidates, index: int, whole: str) -> str:
+def _why_not(candidates: CandidateFolder, index: int, whole: str) -> str:
     if not candidates.is_sortable(index):
         return "name"
     if Path(whole).is_symlink():  # a relative one would point nowhere from another folder
@@ -110,7 +110,7 @@ def _class_folders(home: str) -> dict[str, str]:
     return {name: there.get(name, name) for name in CLASSES}
 
 
-def move(candidates: Candidates, plan: Plan) -> int:
+def move(candidates: CandidateFolder, plan: Plan) -> int:
     """Move files as planned, and keep `candidates` up to date.
 
     All moves are in the journal, on the disk, before the first is made: however they are interrupted, `undo` finds out
@@ -140,7 +140,7 @@ def move(candidates: Candidates, plan: Plan) -> int:
     return moved
 
 
-def undo(candidates: Candidates) -> int:
+def undo(candidates: CandidateFolder) -> int:
     """Move the files of the last batch of moves that was not undone back to where they came from.
 
     Returns

@@ -14,7 +14,7 @@ from otrain_infer.errors import SourceError
 from otrain_infer.fits import SYNONYMS
 from otrain_infer.flags import CutoutFlag
 from otrain_infer.normalise import Pixels
-from otrain_train.candidates import Candidates
+from otrain_train.candidate_folder import CandidateFolder
 from otrain_train.label.stretch import Shades, shade
 
 SAMPLE = 50
@@ -38,12 +38,12 @@ class PictureReader:
         (ny, nx) of the pictures (pixels); smaller candidates have missing pixels about them.
     """
 
-    candidates: Candidates
+    candidates: CandidateFolder
     planes: tuple[str, ...]
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, candidates: Candidates, planes: Sequence[str] = ()) -> "PictureReader":
+    def of(cls, candidates: CandidateFolder, planes: Sequence[str] = ()) -> "PictureReader":
         """Give the reader for some candidates; without `planes` all that the first of them have."""
         sample = [candidates.path(index) for index in range(min(SAMPLE, len(candidates)))]
         chosen = tuple(planes) or _planes_of(sample)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from otrain_infer.errors import OtrainError
 from otrain_infer.scorer import Scorer
-from otrain_train.candidates import Candidates
+from otrain_train.candidate_folder import CandidateFolder
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Scores:
         Why no more are scored; empty where nothing is the matter.
     """
 
-    def __init__(self, candidates: Candidates, models: Sequence[str | os.PathLike[str]] = ()) -> None:
+    def __init__(self, candidates: CandidateFolder, models: Sequence[str | os.PathLike[str]] = ()) -> None:
         self._candidates = candidates
         self.scorers = [Scorer(model) for model in models]
         self.values: npt.NDArray[np.float32] = np.full((len(models), len(candidates)), np.nan, np.float32)

@@ -17,7 +17,7 @@ from test_votes import make_vote
 
 from otrain_infer.cutouts import read_cutouts
 from otrain_infer.errors import OtrainError, SourceError, UsageError
-from otrain_train.candidates import find_candidates
+from otrain_train.candidate_folder import find_candidates
 from otrain_train.cli import convert as command
 from otrain_train.convert import ConvertSettings, convert, largest_set
 from otrain_train.datacube import Datacube, sha256

@@ -1,4 +1,4 @@
-"""otrain_train.candidates and what is behind the page of otrain-label: orders, shades, moves, blind looks, guard."""
+"""A folder of candidates and what is behind the page of otrain-label: orders, shades, moves, blind looks, guard."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ from test_votes import make_vote, tally_of
 
 from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train import cli_label
-from otrain_train.candidates import find_candidates, key_of
+from otrain_train.candidate_folder import find_candidates, key_of
 from otrain_train.cli_label import label
 from otrain_train.label.again import SecondLooks
 from otrain_train.label.desk import Desk, DeskSettings, check_labeller

@@ -14,7 +14,7 @@ CLASSES = ("true", "false")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class CandidateFolder:
     """The candidates of a folder, in the order of their keys.
 
     Attributes
@@ -71,7 +71,7 @@ def _places(key: str) -> list[str]:
     return [key, *(os.path.join(folder, each, name) for each in CLASSES)]
 
 
-def find_candidates(folder: str | os.PathLike[str]) -> Candidates:
+def find_candidates(folder: str | os.PathLike[str]) -> CandidateFolder:
     """List the cutouts in a folder and in all folders below it; hidden ones, and links to folders, are left out.
 
     Raises
@@ -96,7 +96,7 @@ def find_candidates(folder: str | os.PathLike[str]) -> Candidates:
         shared = Counter(map(key_of, paths))
     pairs = sorted((key_of(path) if shared[key_of(path)] == 1 else path, path) for path in paths)
     several = frozenset(key for key, count in shared.items() if count > 1)
-    return Candidates(Path(root), [key for key, _ in pairs], [path for _, path in pairs], several)
+    return CandidateFolder(Path(root), [key for key, _ in pairs], [path for _, path in pairs], several)
 
 
 def _without_twins(root: str, paths: list[str], shared: Counter[str]) -> list[str]:
