@@ -80,3 +80,15 @@ class Page(HTMLParser):
     def titles(self, *levels):
         """The headings of some levels."""
         return [text for tag, text in self.headings if tag in levels]
+
+
+def contrast(one, other):
+    """Contrast of two colours as the Web Content Accessibility Guidelines 2 define it."""
+
+    def luminance(colour):
+        parts = [value / 255 for value in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="the page needs pip install 'otrain[label]
 pytest.importorskip("playwright", reason="playwright is needed to use the page in a browser")
 
 from matched import make_matched
-from test_report_browser import contrast
+from reports import contrast
 
 from otrain_train.mock import MockSettings, write_mock
 from otrain_train.votes import read_votes

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("tensorflow")
 pytest.importorskip("playwright", reason="playwright is needed to open the report in a browser")
 
-from reports import make_evaluation, make_model
+from reports import contrast, make_evaluation, make_model
 
 from otrain_train.history import Course
 from otrain_train.report import write_report
@@ -94,15 +94,3 @@ def test_letters_stand_out_in_light_and_dark(report, browser):
         assert contrast(paper, soft) > 4.5, scheme
         assert (sum(paper) < 382) == (scheme == "dark")
         page.close()
-
-
-def contrast(one, other):
-    """Contrast of two colours as the Web Content Accessibility Guidelines 2 define it."""
-
-    def luminance(colour):
-        parts = [value / 255 for value in colour]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
