@@ -153,7 +153,8 @@ def _windows(planes: _Planes, candidates: Candidates, size: int) -> Iterator[tup
         yield rows[k : k + 1], np.stack([each[window] for each in planes.pixels])[None]
 
 
-def _keywords(candidates: Candidates, rows: Rows, cut_off: bool, mjd: float) -> list[dict[str, Any]]:
+def _keywords(candidates: Candidates, rows: Rows, cut_off: bool, mjd: float) -> dict[str, list[Any]]:
+    """Give the values of each keyword of some candidates."""
     numbers = {
         "MAG": candidates.mags,
         "MAGERR": candidates.magerrs,
@@ -164,20 +165,15 @@ def _keywords(candidates: Candidates, rows: Rows, cut_off: bool, mjd: float) -> 
         "XPOS": candidates.x,
         "YPOS": candidates.y,
     }
-    columns = {key: values[rows].tolist() for key, values in numbers.items()}
-    ids, bands = candidates.ids[rows].tolist(), candidates.bands[rows].tolist()
-    at_edge = (candidates.edge[rows] | cut_off).tolist()
-    files = [os.path.basename(name or other) for name, other in zip(
-        candidates.images[rows].tolist(), candidates.differences[rows].tolist(), strict=True
-    )]  # fmt: skip
-    made = []
-    for k in range(len(rows)):
-        made.append(
-            {"CANDID": ids[k]}
-            | {key: values[k] for key, values in columns.items()}
-            | {"FILTER": bands[k], "EDGE": str(at_edge[k]), "FILE": files[k], "MJD": mjd}
-        )
-    return made
+    names = zip(candidates.images[rows].tolist(), candidates.differences[rows].tolist(), strict=True)
+    return (
+        {"CANDID": candidates.ids[rows].tolist()}
+        | {key: values[rows].tolist() for key, values in numbers.items()}
+        | {"FILTER": candidates.bands[rows].tolist()}
+        | {"EDGE": [str(edge) for edge in (candidates.edge[rows] | cut_off).tolist()]}
+        | {"FILE": [os.path.basename(image or difference) for image, difference in names]}
+        | {"MJD": [mjd] * len(rows)}
+    )
 
 
 def _write(paths: list[str], content: npt.NDArray[np.uint8]) -> None:

@@ -1,6 +1,6 @@
 """Cutouts as FITS files: bytes of many at once, without a FITS library in between."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import Any
@@ -55,11 +55,12 @@ def cutout_bytes(pixels: Pixels, planes: Sequence[str], keywords: Mapping[str, A
     keywords
         Keyword -> value.
     """
-    return bytes(cutouts_bytes(np.moveaxis(pixels, -1, 0)[None], planes, [keywords])[0])
+    columns = {key: [value] for key, value in keywords.items()}
+    return bytes(cutouts_bytes(np.moveaxis(pixels, -1, 0)[None], planes, columns)[0])
 
 
 def cutouts_bytes(
-    pixels: Pixels, planes: Sequence[str], keywords: Sequence[Mapping[str, Any]]
+    pixels: Pixels, planes: Sequence[str], keywords: Mapping[str, Sequence[Any]]
 ) -> npt.NDArray[np.uint8]:
     """Give the bytes of cutouts of one size.
 
@@ -73,7 +74,7 @@ def cutouts_bytes(
     planes
         Their names.
     keywords
-        For each cutout, keyword -> value: the same keywords for all.
+        Keyword -> the value of each cutout.
 
     Returns
     -------
@@ -84,11 +85,11 @@ def cutouts_bytes(
     size = shape[0] * shape[1] * 4
     room = -(-size // BLOCK) * BLOCK
     if n_planes == 1:
-        first = [header([card("SIMPLE", True), *_image_cards(shape), *_cards(each)]) for each in keywords]
+        first = [header([card("SIMPLE", True), *_image_cards(shape), *cards]) for cards in _cards(keywords)]
         between = [b""]
     else:
         start = [card("SIMPLE", True), card("BITPIX", 8), card("NAXIS", 0), card("EXTEND", True)]
-        first = [header([*start, *_cards(each)]) for each in keywords]
+        first = [header([*start, *cards]) for cards in _cards(keywords)]
         between = [
             header(
                 [
@@ -114,14 +115,19 @@ def cutouts_bytes(
     return made
 
 
-def _cards(keywords: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{key:<8}= {value:>20.12G}".ljust(CARD) if type(value) is float and isfinite(value) else _text_card(key, value)
-        for key, value in keywords.items()
-    ]
+def _cards(keywords: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, ...]]:
+    """Give the cards of each cutout."""
+    return zip(*(_column_of_cards(key, values) for key, values in keywords.items()), strict=True)
 
 
-_text_card = lru_cache(maxsize=1024)(card)  # filters and files are the same for many cutouts
+def _column_of_cards(key: str, values: Sequence[Any]) -> list[str]:
+    if all(type(value) is float and isfinite(value) for value in values):
+        form = f"{key:<8}= %20.12G".ljust(CARD + len("%20.12G") - 20)  # in a third of the time of a card alone
+        return [form % value for value in values]
+    return [_known_card(key, value) for value in values]
+
+
+_known_card = lru_cache(maxsize=1024, typed=True)(card)  # filters and files are the same for many cutouts
 
 
 def _image_cards(shape: Sequence[int]) -> list[str]:
