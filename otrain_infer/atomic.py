@@ -53,10 +53,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OtrainError:
         raise
     except OSError as error:
-        raise OutputError(f"'{final}' could not be written ({error.strerror or error})") from error
+        raise OutputError(f"'{final}' could not be written ({_reason(error)})") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    # Libraries that write put what they know of a full disk into several sentences.
+    return error.strerror or str(error).partition(". ")[0]
 
 
 def _short(stem: str) -> str:

@@ -133,7 +133,7 @@ def check_replaceable(path: Path) -> None:
             first = file.readline().split()
     except OSError:
         return
-    if first[1:] != list(COLUMNS.values()):
+    if first and first[1:] != list(COLUMNS.values()):
         raise OutputError(f"'{path}' was not written by otrain-detect, which would replace it: move it elsewhere")
 
 
@@ -147,6 +147,8 @@ def read_candidates(path: Path) -> Candidates:
     """
     if not path.exists():
         raise SourceError(f"there is no list of candidates '{path}': otrain-detect makes it")
+    if path.is_file() and path.stat().st_size == 0:
+        raise SourceError(f"the list of candidates '{path}' is empty: otrain-detect makes it anew")
     # The reader of astropy takes longer than cutting the candidates out.
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -398,6 +398,8 @@ def _write_copy(image: SkyImage, path: Path, n_sources: int) -> None:
                 hdu.header.remove(keyword, ignore_missing=True)
             hdus.writeto(part, overwrite=True, output_verify="silentfix+ignore")
         copy_companions(image.path, path.parent)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"the copy '{path}' could not be written ({error.strerror or error})") from error
 

@@ -66,6 +66,15 @@ def test_a_disk_that_is_full(tmp_path):
     assert os.listdir(tmp_path) == ["table.dat"]
 
 
+def test_what_libraries_say_of_a_full_disk_is_one_sentence(tmp_path):
+    said = "Not enough space on disk: requested 9, available 0. Not enough space on disk: requested 9, available 0. "
+    with (
+        pytest.raises(OutputError, match=r"\(Not enough space on disk: requested 9, available 0\)$"),
+        replacing(tmp_path / "a"),
+    ):
+        raise OSError(said)
+
+
 DIE = """
 import os, signal, sys
 from otrain_infer.atomic import replacing

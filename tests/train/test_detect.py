@@ -11,7 +11,7 @@ from fields import SIZE, simple_wcs, write_image
 
 from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.align import align, same_grid
-from otrain_train.candidates_list import COLUMNS, from_table, read_candidates
+from otrain_train.candidates_list import COLUMNS, check_replaceable, from_table, read_candidates
 from otrain_train.catalogue import CatalogueSettings, import_catalogue
 from otrain_train.detect import DetectSettings, detect
 from otrain_train.images import ImageSettings, read_image
@@ -321,6 +321,10 @@ def test_catalogues_that_cannot_be_used(images):
 def test_a_list_without_what_is_needed(tmp_path):
     with pytest.raises(SourceError, match="otrain-detect makes it"):
         read_candidates(tmp_path / "candidates_list.dat")
+    (tmp_path / "candidates_list.dat").touch()
+    with pytest.raises(SourceError, match="is empty: otrain-detect makes it anew"):
+        read_candidates(tmp_path / "candidates_list.dat")
+    check_replaceable(tmp_path / "candidates_list.dat")
     with pytest.raises(SourceError, match="does not hold numbers"):
         from_table({"RA": ["x"], "Dec": [1.0]}, "a test")
     for edge in (["N", "Y"], [False, True], [0, 1], [0.0, 1.0], [float("nan"), 1.0]):
