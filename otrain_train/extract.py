@@ -1,10 +1,7 @@
 """What ``otrain-cutouts`` does: candidates cut out of the science image, the reference and the difference."""
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.candidates_list import LIST_NAME, Candidates, read_candidates
 from otrain_train.cut_out import CutJob, CutResult, cut_out, resolve
 from otrain_train.match import match
+from otrain_train.pool import Place, run_in_processes
 from otrain_train.simulated_objects import SimulatedObjects, find_lists, read_simulated_objects
 
 Rows = npt.NDArray[np.int64]
@@ -131,34 +129,49 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
         for rows in groups
     ]
     summary = ExtractSummary(target, {place: 0 for place in ("", TRUE, FALSE) if settings.training or not place}, 0, [])
-    done = 0
-    with _mapping(len(candidates)) as mapped:
-        for rows, result in zip(groups, mapped(cut_out, jobs), strict=True):
-            for row in rows[result.rows].tolist():
-                summary.counts[where[row]] += 1
-            summary.at_edge += result.at_edge
-            summary.failures += [result.failure] if result.failure else []
-            done += len(result.rows)
-            if progress:
-                progress(done, len(candidates))
-    if len(candidates) and not done:
+    for rows, result in zip(groups, _cut_out_all(jobs, len(candidates), progress), strict=True):
+        for row in rows[result.rows].tolist():
+            summary.counts[where[row]] += 1
+        summary.at_edge += result.at_edge
+        summary.failures += [result.failure] if result.failure else []
+    if len(candidates) and not any(summary.counts.values()):
         raise SourceError(summary.failures[0])
     return summary
 
 
-@contextmanager
-def _mapping(n: int) -> Iterator[Callable[..., Iterator[CutResult]]]:
-    """Give a function that does jobs, several at a time where there are many cutouts.
+def _cut_out_all(jobs: Sequence[CutJob], n: int, progress: Progress | None) -> list[CutResult]:
+    """Give the result of each job; where there are many cutouts, several are done at a time.
 
     Processes, not threads: half of the time is spent on many small files, between which threads would wait for the
     interpreter.
     """
+    results: dict[int, CutResult] = {}
+    done = 0
+
+    def report(name: str, result: CutResult) -> None:
+        nonlocal done
+        results[int(name)] = result
+        done += len(result.rows)
+        if progress:
+            progress(done, n)
+
     processes = available_processors()
     if n < MANY or processes == 1:
-        yield map
-        return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield pool.map
+        for k, job in enumerate(jobs):
+            report(str(k), cut_out(job))
+    else:
+        tasks = {str(k): job for k, job in enumerate(jobs)}
+        outcome = run_in_processes(_cut_out_in_process, None, tasks, processes, report, tasks_of_one=len(tasks))
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        if outcome.failures:
+            raise OutputError(next(iter(outcome.failures.values())))
+    return [results[k] for k in range(len(jobs))]
+
+
+def _cut_out_in_process(_: None, job: CutJob, place: Place) -> CutResult:
+    place.stop_if_asked()
+    return cut_out(job)
 
 
 def _sort(candidates: Candidates, folder: Path, settings: ExtractSettings) -> list[str]:

@@ -20,7 +20,7 @@ from otrain_infer.errors import OtrainError
 log = logging.getLogger(__name__)
 
 TASKS_OF_ONE = 20
-"""Tasks that a process does before it is replaced."""
+"""Tasks that a process does before it is replaced: trainings leave memory behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ def run_in_processes(
     tasks: Mapping[str, Any],
     processes: int,
     report: Callable[[str, Any], None],
+    tasks_of_one: int = TASKS_OF_ONE,
 ) -> Outcome:
     """Do tasks in processes of their own.
 
@@ -129,6 +130,8 @@ def run_in_processes(
         How many at a time.
     report
         Called with the name and the result of each task once it is over.
+    tasks_of_one
+        How many a process does before it is replaced.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def run_in_processes(
     left, failures = dict(tasks), dict[str, str]()
     at_once = max(1, min(processes, len(left)))
     while left:
-        lot = dict(islice(left.items(), at_once * TASKS_OF_ONE))
+        lot = dict(islice(left.items(), at_once * tasks_of_one))
         outcome, killed = _Round(work, common, report).run(lot, at_once)
         failures |= outcome.failures
         if outcome.interrupted:
