@@ -120,7 +120,7 @@ def opened(address: str) -> Iterator[Any]:
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         began = time.perf_counter()
         page.goto(address)
-        page.wait_for_selector(".tile.cursor")
+        page.wait_for_selector(".tile.cursor[aria-busy=false]")
         page.seconds_to_open = time.perf_counter() - began
         yield page
         browser.close()

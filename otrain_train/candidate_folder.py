@@ -23,7 +23,8 @@ class CandidateFolder:
         That was looked through.
     keys
         What each is known by: its path relative to the folder, without a folder true or false at its end, so that it
-        stays the same when the file is sorted. Where two files would have the same key, each has its whole path.
+        stays the same when the file is sorted. Where several files would have the same key, each has its whole path,
+        one that is not sorted after ``./``: what is known of the key that they would have is not about any of them.
     paths
         Where each lies now, relative to the folder; kept up to date as files move.
     shared
@@ -42,7 +43,7 @@ class CandidateFolder:
         """Give the whole path of a candidate, as it lies now where it was moved by another process."""
         known = os.path.join(self.folder, self.paths[index])
         if not os.path.lexists(known):
-            for place in _places(self.keys[index]):
+            for place in _places(self.folder, self.keys[index]):
                 if os.path.lexists(os.path.join(self.folder, place)):
                     self.paths[index] = place
                     return os.path.join(self.folder, place)
@@ -66,9 +67,13 @@ def class_of(path: str) -> str:
     return last if last in CLASSES else ""
 
 
-def _places(key: str) -> list[str]:
+def _places(root: Path, key: str) -> list[str]:
     folder, name = os.path.split(key)
-    return [key, *(os.path.join(folder, each, name) for each in CLASSES)]
+    try:
+        classes = sorted(each for each in os.listdir(root / folder) if each.lower() in CLASSES)
+    except OSError:
+        classes = []
+    return [key, *(os.path.join(folder, each, name) for each in classes)]
 
 
 def find_candidates(folder: str | os.PathLike[str]) -> CandidateFolder:
@@ -94,9 +99,13 @@ def find_candidates(folder: str | os.PathLike[str]) -> CandidateFolder:
     if max(shared.values()) > 1:
         paths = _without_twins(root, paths, shared)
         shared = Counter(map(key_of, paths))
-    pairs = sorted((key_of(path) if shared[key_of(path)] == 1 else path, path) for path in paths)
+    pairs = sorted((key_of(path) if shared[key_of(path)] == 1 else _whole(path), path) for path in paths)
     several = frozenset(key for key, count in shared.items() if count > 1)
     return CandidateFolder(Path(root), [key for key, _ in pairs], [path for _, path in pairs], several)
+
+
+def _whole(path: str) -> str:
+    return path if class_of(path) else os.path.join(os.curdir, path)
 
 
 def _without_twins(root: str, paths: list[str], shared: Counter[str]) -> list[str]:

@@ -89,6 +89,8 @@ def _move(arguments: Namespace, rule: "Rule") -> int:
     if arguments.undo_move:
         print(f"{undo(candidates)} candidates moved back")
         return DONE
-    plan = plan_moves(candidates, read_votes(arguments.labels or arguments.folder / "labels.csv"), rule)
+    tally = read_votes(arguments.labels or arguments.folder / "labels.csv")
+    rule.warn_of_strangers(tally)
+    plan = plan_moves(candidates, tally, rule)
     print(f"{move(candidates, plan)} candidates moved: {plan}")
     return DONE

@@ -125,6 +125,7 @@ def sorted_by_votes(folder: Path, labels: Path, rule: Rule) -> Sorted:
         When the votes cannot be read, the folder holds no cutout, or the votes call none real, or none bogus.
     """
     tally = read_votes(labels)
+    rule.warn_of_strangers(tally)
     candidates = find_candidates(folder)
     paths = dict(zip(candidates.keys, candidates.paths, strict=True))
     verdicts = {key: judge(votes, rule) for key, votes in sorted(tally.standing.items()) if votes}

@@ -1,5 +1,6 @@
 """What votes come to: the majority on each candidate, and how far labellers agree, with each other and themselves."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,8 @@ from itertools import combinations
 
 from otrain_infer.errors import UsageError
 from otrain_train.votes import FALSE, TRUE, Tally
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,12 @@ class Rule:
         for name, weight in self.weights.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise UsageError(f"the votes of '{name}' cannot count {weight}: give 0 or more")
+
+    def warn_of_strangers(self, tally: Tally) -> None:
+        """Say which weights are of nobody who has voted: a name may be misspelt."""
+        if unknown := sorted(self.weights.keys() - set(tally.labellers)):
+            voted = ", ".join(tally.labellers) or "nobody"
+            log.warning("weights are given for %s, without a vote; who has voted: %s", ", ".join(unknown), voted)
 
 
 @dataclass(frozen=True, slots=True)

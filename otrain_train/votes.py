@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,9 +56,9 @@ class Vote:
     vote
         One of `CHOICES`.
     model
-        The model whose score was shown with it, empty where none was.
+        The models whose scores were shown with it, with a semicolon between two; empty where none was.
     score
-        That score, empty where none was.
+        Those scores, likewise.
     look
         One of `LOOKS`: ``blind`` where neither score nor votes were shown, ``again`` where besides a vote of the same
         labeller stood, which the page did not say.
@@ -90,6 +91,13 @@ class Vote:
 
 COLUMNS = tuple(each.name for each in fields(Vote))
 HEADER = (",".join(COLUMNS) + "\n").encode()
+_MARK = b"\xef\xbb\xbf"
+
+
+def _after_header(content: bytes) -> bytes | None:
+    """Give the lines that follow the first, or None where that is another; as it is after a spreadsheet, too."""
+    own = content.removeprefix(_MARK).replace(b"\r\n", b"\n")
+    return own.removeprefix(HEADER) if own.startswith(HEADER) else None
 
 
 def escape(text: str) -> str:
@@ -194,6 +202,11 @@ class Journal:
     path
         The file, made with its first line where there is none.
 
+    Attributes
+    ----------
+    state
+        Tells what was counted from what was counted before somebody changed the file otherwise than by appending.
+
     Raises
     ------
     OutputError
@@ -204,18 +217,26 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.tally = Tally()
-        self._read = 0
         self._lock = threading.Lock()
+        self._start_over()
         with self._open() as file:
             self._begin(file)
-        self.refresh()
+        with self.reading():
+            pass
 
-    def refresh(self) -> Tally:
-        """Count what has been appended since, by whomever, and give what stands."""
+    def _start_over(self) -> None:
+        self.state = secrets.token_hex(4)
+        self._tally = Tally()
+        self._read = 0
+        self._end = b""  # the last that was read
+        self._file = (0, 0)  # inode and time of change of the file that it was read from
+
+    @contextmanager
+    def reading(self) -> Iterator[Tally]:
+        """Count what has been appended since, by whomever, and give what stands: it does not change meanwhile."""
         with self._lock:
             self._take_in()
-        return self.tally
+            yield self._tally
 
     def append(self, votes: Iterable[Vote]) -> list[str]:
         """Write votes to the disk, but for those that are there already, and count them.
@@ -234,7 +255,7 @@ class Journal:
         with self._lock, self._open() as file:
             self._begin(file)
             self._take_in()
-            fresh = {vote.id: vote for vote in votes if vote.id not in self.tally}
+            fresh = {vote.id: vote for vote in votes if vote.id not in self._tally}
             content = b"".join(vote.to_line() for vote in fresh.values())
             if content:
                 _append(file, content)
@@ -261,8 +282,8 @@ class Journal:
     def _begin(self, file: int) -> None:
         # Whole again: the first line is there, and what follows begins a line.
         size = os.fstat(file).st_size
-        first = os.pread(file, len(HEADER), 0)
-        if first != HEADER:
+        first = os.pread(file, len(_MARK) + len(HEADER) + 1, 0)
+        if _after_header(first) is None:
             if not HEADER.startswith(first):
                 raise SourceError(f"'{self.path}' holds no votes of otrain-label: name another file with --labels")
             os.ftruncate(file, 0)
@@ -273,18 +294,36 @@ class Journal:
     def _take_in(self) -> None:
         try:
             with open(self.path, "rb") as file:
-                if file.seek(0, os.SEEK_END) < self._read:  # somebody replaced it by a shorter one
-                    self._read, self.tally = 0, Tally()
+                if self._read and self._is_another(file.fileno()):
+                    self._start_over()
+                status = os.fstat(file.fileno())
                 file.seek(self._read)
                 content = file.read()
         except FileNotFoundError:
-            content = b""
-            self._read, self.tally = 0, Tally()
+            self._start_over()
+            return
         except OSError as error:
             raise SourceError(f"'{self.path}' cannot be read ({error.strerror or error})") from None
         whole = content[: content.rfind(b"\n") + 1]
-        count_lines(self.tally, whole.removeprefix(HEADER) if self._read == 0 else whole)
+        count_lines(self._tally, whole if self._read else _after_header(whole) or b"")
         self._read += len(whole)
+        self._end = (self._end + whole)[-_COMPARED:]
+        self._file = status.st_ino, status.st_mtime_ns
+
+    def _is_another(self, file: int) -> bool:
+        """Whether more has happened to the file than that lines were appended: an editor writes all of it anew."""
+        status = os.fstat(file)
+        inode, changed = self._file
+        return (
+            status.st_ino != inode
+            or status.st_size < self._read
+            or (status.st_size == self._read and status.st_mtime_ns != changed)
+            or os.pread(file, len(self._end), self._read - len(self._end)) != self._end
+        )
+
+
+_COMPARED = 256
+"""Bytes at the end of what was read by which it is known again: the id of a vote is among them."""
 
 
 def _append(file: int, content: bytes) -> None:
@@ -302,7 +341,7 @@ def _append(file: int, content: bytes) -> None:
 
 def count_lines(tally: Tally, content: bytes) -> None:
     """Count the votes in lines of a journal, the first line left out."""
-    for line in content.decode("utf-8", "replace").split("\n"):
+    for line in content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n"):
         vote = _parse(line) if line else None
         if vote:
             tally.add(vote)
@@ -310,14 +349,20 @@ def count_lines(tally: Tally, content: bytes) -> None:
             tally.damaged += 1
 
 
-def _parse(line: str) -> Vote | None:
+def read_line(line: str, columns: int) -> list[str] | None:
+    """Give the texts in a line of a journal, or None where it has not so many: it was cut short."""
     try:
         (row,) = csv.reader([line], strict=True)
     except (csv.Error, ValueError):
         return None
-    if len(row) != len(COLUMNS):
+    return [unescape(text) for text in row] if len(row) == columns else None
+
+
+def _parse(line: str) -> Vote | None:
+    row = read_line(line, len(COLUMNS))
+    if row is None:
         return None
-    vote = Vote(*map(unescape, row))
+    vote = Vote(*row)
     known = vote.vote in CHOICES and vote.look in LOOKS and ID.fullmatch(vote.id)
     return vote if known and vote.candidate and vote.labeller else None
 
@@ -334,12 +379,11 @@ def read_votes(path: str | os.PathLike[str]) -> Tally:
         content = Path(path).read_bytes()
     except OSError as error:
         raise SourceError(f"the votes '{path}' cannot be read ({error.strerror or error})") from None
-    # Spreadsheets write line ends of their own.
-    content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
-    if not content.startswith(HEADER):
+    lines = _after_header(content)
+    if lines is None:
         raise SourceError(f"'{path}' holds no votes of otrain-label: its first line is not {HEADER.decode().strip()}")
     tally = Tally()
-    count_lines(tally, content.removeprefix(HEADER))
+    count_lines(tally, lines)
     if tally.damaged:
         log.warning("'%s': %d lines are no votes and are left out", path, tally.damaged)
     return tally

@@ -37,10 +37,14 @@ class SecondLooks:
         self.first = [_drawn(key, seed) < limit for key in keys]
         """Whether the first look at each candidate is blind."""
 
-    def draw(self, tally: Tally, labeller: str) -> int | None:
-        """Give, with a chance of `fraction`, the index of a candidate to show again, if there is one."""
-        if self._rng.random() >= self._fraction / max(1 - self._fraction, self._fraction):
-            return None
+    def draw(self, tally: Tally, labeller: str, n: int) -> list[int]:
+        """Give the indices of candidates to show again, as many as belong to `n` first looks, and as there are."""
+        chance = self._fraction / max(1 - self._fraction, self._fraction)
+        count = np.count_nonzero(self._rng.random(n) < chance)
+        drawn = (self._draw_one(tally, labeller) for _ in range(count))
+        return list(dict.fromkeys(index for index in drawn if index is not None))
+
+    def _draw_one(self, tally: Tally, labeller: str) -> int | None:
         latest = tally.latest.get(labeller, [])
         recent, looked = set(latest[-RECENT:]), tally.looks.get(labeller, {})
         others = [name for name in tally.latest if name != labeller and tally.latest[name]]

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from otrain_infer.errors import OtrainError, OutputError, UsageError
@@ -65,16 +65,21 @@ def _endpoint(desk: Desk, answer: Answer) -> Any:
             body = await _json(request) if request.method == "POST" else None
             found = await run_in_threadpool(answer, desk, request, body)
         except RefusedError as error:
-            return JSONResponse({"error": str(error)}, error.status)
+            return _said({"error": str(error)}, error.status)
         except OutputError as error:
-            return JSONResponse({"error": str(error)}, 507)
+            return _said({"error": str(error)}, 507)
         except KeyError as error:
-            return JSONResponse({"error": f"{error} is missing"}, 400)
-        except (OtrainError, ValueError, TypeError) as error:
-            return JSONResponse({"error": str(error) or "it makes no sense"}, 400)
-        return found if isinstance(found, Response) else JSONResponse(found)
+            return _said({"error": f"{error} is missing"}, 400)
+        except (OtrainError, ValueError, TypeError, OverflowError) as error:
+            return _said({"error": str(error) or "it makes no sense"}, 400)
+        return found if isinstance(found, Response) else _said(found)
 
     return endpoint
+
+
+def _said(what: Any, status: int = 200) -> Response:
+    # In ASCII: names of files need not be text.
+    return Response(json.dumps(what, separators=(",", ":")), status, media_type="application/json")
 
 
 async def _json(request: Request) -> Any:
@@ -102,7 +107,7 @@ def _check_listing(desk: Desk, request: Request) -> None:
 
 
 def _labeller(desk: Desk, request: Request) -> str:
-    return check_labeller(request.query_params.get("labeller") or desk.settings.labeller)
+    return check_labeller(request.query_params.get("labeller", desk.settings.labeller))
 
 
 def _start(desk: Desk, request: Request, _: Any) -> Any:
@@ -110,7 +115,8 @@ def _start(desk: Desk, request: Request, _: Any) -> Any:
 
 
 def _state(desk: Desk, request: Request, _: Any) -> Any:
-    return desk.state(_labeller(desk, request), int(request.query_params.get("votes", "-1")))
+    known = request.query_params
+    return desk.state(_labeller(desk, request), known.get("journal", ""), int(known.get("votes", "-1")))
 
 
 def _order(desk: Desk, request: Request, _: Any) -> Response:
@@ -130,9 +136,7 @@ def _tiles(desk: Desk, request: Request, _: Any) -> Response:
     stretch = request.query_params.get("stretch", STRETCHES[0])
     if stretch not in STRETCHES:
         raise UsageError(f"there is no such stretch: take one of {', '.join(STRETCHES)}")
-    said, shades = desk.pictures.pictures(indices, stretch, request.query_params.get("small") == "1")
-    for index, each in zip(indices, said, strict=True):
-        each["sorted"] = desk.lies_in(index)
+    said, shades = desk.show(indices, stretch, request.query_params.get("small") == "1")
     text = json.dumps({"shape": shades.shape, "items": said}).encode()
     return _binary(struct.pack("<I", len(text)) + text + shades.tobytes())
 

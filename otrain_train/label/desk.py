@@ -1,6 +1,7 @@
 """All that the page works with: candidates, pictures, scores, maps, orders, and the votes."""
 
 import hashlib
+import json
 import math
 import os
 import threading
@@ -10,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from otrain_infer.errors import UsageError
 from otrain_train.candidate_folder import class_of, find_candidates
 from otrain_train.label import moves
@@ -18,12 +21,13 @@ from otrain_train.label.maps import Maps
 from otrain_train.label.order import ORDERS, Order, check_order, order_of
 from otrain_train.label.pictures import PictureReader
 from otrain_train.label.scores import Scores
-from otrain_train.label.stretch import STRETCHES
+from otrain_train.label.stretch import STRETCHES, Shades
 from otrain_train.verdicts import Rule, agreements
 from otrain_train.votes import AGAIN, CHOICES, ID, LOOKS, NONE, OPEN, Journal, Vote
 
 LABELS = "labels.csv"
 LONGEST_NAME = 64
+MOST_MODELS = 2
 LETTERS = {"true": "t", "false": "f", "unsure": "u"}
 
 
@@ -104,9 +108,9 @@ class Desk:
         self._index = {key: index for index, key in enumerate(self.candidates.keys)}
         self._candids: dict[int, str] = {}
         self._moving = threading.Lock()
-        keys = "\0".join(self.candidates.keys).encode("utf-8", "surrogatepass")
-        self.listing = hashlib.sha256(keys).hexdigest()[:16]
-        """Tells these candidates from others: an index means nothing among others."""
+        shown = [self.candidates.keys, self.scores.names, settings.seed, settings.blind_fraction]
+        self.listing = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+        """Tells what is shown from what another desk would show: an index, or a score, means nothing there."""
 
     def describe(self, labeller: str) -> dict[str, Any]:
         """Say what there is, for a page that begins."""
@@ -122,32 +126,40 @@ class Desk:
             "size": pictures.size,
             "step": pictures.step,
             "stretches": STRETCHES,
-            "labeller": labeller,
             "models": scores.names,
             "thresholds": [scorer.card.threshold for scorer in scores.scorers],
             "maps": self._maps.kinds if self._maps else (),
             "orders": ORDERS[: 2 + len(scores.scorers)],
             "order": self.settings.order,
             "blind": "".join("1" if blind else "0" for blind in self.looks.first),
-            **self.state(labeller, -1),
+            "blind_fraction": self.settings.blind_fraction,
+            **self.state(labeller),
         }
 
-    def state(self, labeller: str, have: int) -> dict[str, Any]:
-        """Say how far scores and votes have come; the votes only where there are others than the `have` first."""
-        tally = self.journal.refresh()
-        said: dict[str, Any] = {
-            "listing": self.listing,
-            "scored": self.scores.done,
-            "problem": self.scores.problem,
-            "votes": tally.votes,
-            "labellers": tally.labellers,
-        }
-        if tally.votes != have:
-            votes = ["."] * len(self.candidates)
-            for key, vote in tally.of(labeller).items():
-                if key in self._index:
-                    votes[self._index[key]] = LETTERS[vote]
-            said["mine"] = "".join(votes)
+    def state(self, labeller: str, journal: str = "", have: int = -1) -> dict[str, Any]:
+        """Say how far scores and votes have come.
+
+        Parameters
+        ----------
+        labeller
+            Whose votes they are.
+        journal, have
+            What the page knows: as of `Journal.state`, and how many votes. Only where there are others, they are said.
+        """
+        with self.journal.reading() as tally:
+            said: dict[str, Any] = {
+                "listing": self.listing,
+                "labeller": labeller,
+                "scored": self.scores.done,
+                "problem": self.scores.problem,
+                "journal": self.journal.state,
+                "votes": tally.votes,
+                "labellers": tally.labellers,
+            }
+            if (journal, have) == (self.journal.state, tally.votes):
+                return said
+            mine = tally.of(labeller)
+        said["mine"] = "".join(LETTERS.get(mine.get(key, ""), ".") for key in self.candidates.keys)
         return said
 
     def order(self, order: str) -> Order:
@@ -155,16 +167,24 @@ class Desk:
         if order not in ORDERS:
             raise UsageError(f"there is no such order: take one of {', '.join(ORDERS)}")
         check_order(order, len(self.scores.scorers))
-        return order_of(order, len(self.candidates), self.scores.values, self.settings.seed)
+        return order_of(order, np.array(self.looks.first), self.scores.values, self.settings.seed)
 
     def others(self, index: int, labeller: str) -> dict[str, str]:
-        """Give the votes of others on a candidate, and where it is sorted."""
-        votes = self.journal.refresh().standing.get(self.candidates.keys[index], {})
+        """Give the votes of others on a candidate."""
+        with self.journal.reading() as tally:
+            votes = dict(tally.standing.get(self.candidates.keys[index], {}))
         return {name: vote for name, vote in votes.items() if name != labeller}
 
-    def lies_in(self, index: int) -> str:
-        """Give true or false where a candidate is sorted already, else an empty text."""
-        return class_of(self.candidates.paths[index])
+    def show(self, indices: Sequence[int], stretch: str, small: bool) -> tuple[list[dict[str, Any]], Shades]:
+        """Give what there is to say of some candidates, and their shades, as of `PictureReader.pictures`."""
+        said, shades = self.pictures.pictures(indices, stretch, small)
+        with self.journal.reading() as tally:
+            voted = [tally.candids.get(self.candidates.keys[index], "") for index in indices]
+        for index, candid, each in zip(indices, voted, said, strict=True):
+            each["sorted"] = class_of(self.candidates.paths[index])
+            if candid and each.get("CANDID", candid) != candid:
+                each["reason"] = f"its votes are on another candidate of this name, CANDID {candid}"
+        return said, shades
 
     def explain(self, index: int, kind: str) -> Any:
         """Give the map of a candidate, as of `Maps.explain`."""
@@ -183,26 +203,33 @@ class Desk:
         labeller
             Who voted.
         given
-            Of each vote what the page says: id, key, vote, and of what was shown: look, model, score, place, order.
+            Of each vote what the page says: id, key, vote, and of what was shown: look, place, order, and scores, pairs
+            of model and score.
 
         Returns
         -------
         dict
-            The ids ``kept`` on the disk, ``refused`` ones with the reason, how many ``votes`` there are, and ``again``:
-            a candidate to show again, or None.
+            The ids ``kept`` on the disk, ``refused`` ones with the reason, how many ``votes`` there are in the state
+            ``journal``, and ``again``: candidates to show again.
         """
-        labeller, now = check_labeller(labeller), datetime.now(UTC).isoformat(timespec="milliseconds")
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         votes, refused = [], {}
         for each in given:
             try:
-                votes.append(self._read_vote(labeller, now, each))
+                votes.append(self._read_vote(check_labeller(labeller), now, each))
             except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
                 refused[str(each.get("id", ""))[:64] if isinstance(each, dict) else ""] = str(error)[:200]
         kept = self.journal.append(votes)
-        tally = self.journal.tally
-        drawn = any(vote.vote != NONE and vote.look != AGAIN for vote in votes)
-        again = self.looks.draw(tally, labeller) if drawn else None
-        return {"listing": self.listing, "kept": kept, "refused": refused, "votes": tally.votes, "again": again}
+        looked = sum(vote.vote != NONE and vote.look != AGAIN for vote in votes)
+        with self.journal.reading() as tally:
+            return {
+                "listing": self.listing,
+                "kept": kept,
+                "refused": refused,
+                "journal": self.journal.state,
+                "votes": tally.votes,
+                "again": self.looks.draw(tally, labeller, looked),
+            }
 
     def _read_vote(self, labeller: str, now: str, given: dict[str, Any]) -> Vote:
         key, choice, vote_id, look = given["key"], given["vote"], given["id"], given.get("look", OPEN)
@@ -210,16 +237,17 @@ class Desk:
             raise UsageError("there is no such candidate in the folder")
         if choice not in CHOICES or look not in LOOKS or not ID.fullmatch(vote_id):
             raise UsageError("it is no vote")
-        score, place = given.get("score"), given.get("place")
-        shown = "" if score is None or not math.isfinite(float(score)) else f"{float(score):.6g}"
+        place = given.get("place")
+        scores = [(str(model)[:200], float(score)) for model, score in given.get("scores", ())][:MOST_MODELS]
+        scores = [(model, score) for model, score in scores if math.isfinite(score)]
         return Vote(
             time=now,
             labeller=labeller,
             candidate=key,
             candid=self._candid(self._index[key]),
             vote=choice,
-            model=str(given.get("model") or "")[:200] if shown else "",
-            score=shown,
+            model=";".join(model for model, _ in scores),
+            score=";".join(f"{score:.6g}" for _, score in scores),
             look=look,
             place="" if place is None else str(int(place)),
             order=str(given.get("order") or "")[:20],
@@ -233,7 +261,8 @@ class Desk:
 
     def agreement(self) -> list[dict[str, Any]]:
         """Say how far labellers agree."""
-        found = agreements(self.journal.refresh())
+        with self.journal.reading() as tally:
+            found = agreements(tally)
         return [
             {
                 "one": a.one,
@@ -247,13 +276,14 @@ class Desk:
 
     def plan(self) -> moves.Plan:
         """Say what is to be moved."""
-        with self._moving:
-            return moves.plan_moves(self.candidates, self.journal.refresh(), self.settings.rule)
+        with self._moving, self.journal.reading() as tally:
+            return moves.plan_moves(self.candidates, tally, self.settings.rule)
 
     def move(self) -> int:
         """Move the candidates as the votes say, and give how many."""
         with self._moving:
-            plan = moves.plan_moves(self.candidates, self.journal.refresh(), self.settings.rule)
+            with self.journal.reading() as tally:
+                plan = moves.plan_moves(self.candidates, tally, self.settings.rule)
             return moves.move(self.candidates, plan)
 
     def undo_moves(self) -> int:

@@ -6,7 +6,6 @@ import os
 import secrets
 import socket
 from contextlib import suppress
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -15,6 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NO_TOKEN = "Open the address that otrain-label printed: it holds the token that this page asks for.\n"  # noqa: S105
+TOKEN_PATH = "/api/token"  # noqa: S105
+"""Where the page gets the token for what opens it once."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -70,7 +71,10 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets requests through that show the token, in the address or in a cookie, and are no other site's.
+    """Lets requests through that show the token and are no other site's.
+
+    The page itself, which says nothing, is for all who can reach it; what it asks for shows the token in a header. A
+    cookie would be shown to every other server on this machine as well.
 
     Parameters
     ----------
@@ -78,28 +82,35 @@ class Guard:
         That is guarded.
     token
         What must be known.
-    host, port
+    host
         Where the server listens.
+
+    Attributes
+    ----------
+    once
+        Opens the page once, so that others who see how a browser was started know nothing.
     """
 
-    def __init__(self, app: ASGIApp, token: str, host: str, port: int) -> None:
-        self._app, self._token, self._port = app, token, port
+    def __init__(self, app: ASGIApp, token: str, host: str) -> None:
+        self._app, self._token = app, token
         self._anywhere = not is_loopback(host)
         self._names = {"localhost", host.lower()}
         if self._anywhere:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-        # Cookies know of no ports: one server must not take away that of another.
-        self._cookie = f"otrain-label-{port}"
+        self.once = secrets.token_urlsafe(24)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse to."""
         if scope["type"] != "http":
             return
         headers = Headers(scope=scope)
-        given = _token_in(scope)
-        why = self._why_not(headers, scope["method"])
-        if not why and not (self._is_token(given) or self._is_token(self._token_of(headers))):
-            why = NO_TOKEN
+        app = self._app
+        if why := self._why_not(headers, scope["method"]):
+            app = PlainTextResponse(why, status_code=403)
+        elif scope["path"] == TOKEN_PATH:
+            app = self._exchange(scope)
+        elif scope["path"].startswith("/api/") and not _is_same(_bearer(headers), self._token):
+            app = PlainTextResponse(NO_TOKEN, status_code=403)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -107,12 +118,16 @@ class Guard:
                 for name, value in HEADERS.items():
                     found[name] = value
                 found.setdefault("Cache-Control", "no-store")
-                if self._is_token(given) and not why:
-                    found.append("Set-Cookie", f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict")
             await send(message)
 
-        app = PlainTextResponse(why, status_code=403) if why else self._app
         await app(scope, receive, send_with_headers)
+
+    def _exchange(self, scope: Scope) -> ASGIApp:
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("once", [""])[0]
+        if not self.once or not _is_same(given, self.once):
+            return PlainTextResponse(NO_TOKEN, status_code=403)
+        self.once = ""
+        return PlainTextResponse(self._token)
 
     def _why_not(self, headers: Headers, method: str) -> str:
         host = headers.get("host", "")
@@ -125,9 +140,8 @@ class Guard:
         return ""
 
     def _is_ours(self, host: str) -> bool:
-        name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "80")
-        if not port.isdecimal() or (int(port) != self._port and not self._anywhere):
-            return False
+        # Any port: a tunnel may begin at another one.
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         name = name.removeprefix("[").removesuffix("]").lower()
         if name in self._names:
             return True
@@ -137,18 +151,10 @@ class Guard:
             return False
         return address.is_loopback or self._anywhere
 
-    def _token_of(self, headers: Headers) -> str:
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return ""
-        return str(found.value) if found else ""
 
-    def _is_token(self, given: str) -> bool:
-        return bool(hmac.compare_digest(given.encode(), self._token.encode()))
+def _bearer(headers: Headers) -> str:
+    return headers.get("authorization", "").removeprefix("Bearer ")
 
 
-def _token_in(scope: Scope) -> str:
-    if scope["path"] != "/":
-        return ""
-    return str(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0])
+def _is_same(given: str, secret: str) -> bool:
+    return bool(hmac.compare_digest(given.encode(), secret.encode()))

@@ -14,7 +14,7 @@ from pathlib import Path
 from otrain_infer.errors import OutputError, SourceError
 from otrain_train.candidate_folder import CLASSES, CandidateFolder, class_of
 from otrain_train.verdicts import Rule, judge
-from otrain_train.votes import Tally, escape, unescape
+from otrain_train.votes import Tally, escape, read_line
 
 try:
     import fcntl
@@ -132,11 +132,15 @@ def move(candidates: CandidateFolder, plan: Plan) -> int:
         batch = secrets.token_hex(8)
         journal.append([[_now(), batch, old, new] for _, old, new in plan.moves])
         moved = 0
-        for index, old, new in plan.moves:
-            (candidates.folder / new).parent.mkdir(exist_ok=True)
-            if _rename(candidates.folder, old, new):
-                candidates.paths[index] = new
-                moved += 1
+        try:
+            for index, old, new in plan.moves:
+                (candidates.folder / new).parent.mkdir(exist_ok=True)
+                if _rename(candidates.folder, old, new):
+                    candidates.paths[index] = new
+                    moved += 1
+        finally:
+            if not moved:  # and so nothing that an undo would be about
+                journal.append([[_now(), batch, UNDONE, ""]])
     return moved
 
 
@@ -224,9 +228,10 @@ class _Journal:
             file.seek(0)
             lines = file.read().split("\n")[1:-1]
         batches: dict[str, list[tuple[str, str]]] = {}
-        for row in csv.reader(lines):
-            if len(row) == len(HEADER):
-                _, batch, old, new = map(unescape, row)
+        for line in lines:
+            row = read_line(line, len(HEADER))
+            if row:
+                _, batch, old, new = row
                 if old == UNDONE and not new:
                     batches.pop(batch, None)
                 elif _is_within(old) and _is_within(new):

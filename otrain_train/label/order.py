@@ -21,7 +21,7 @@ def check_order(order: str, models: int) -> None:
         raise UsageError(f"the order '{order}' comes from scores: give {options}")
 
 
-def order_of(order: str, n: int, scores: Scores, seed: int) -> Order:
+def order_of(order: str, blind: npt.NDArray[np.bool_], scores: Scores, seed: int) -> Order:
     """Give the candidates in an order.
 
     Parameters
@@ -30,22 +30,28 @@ def order_of(order: str, n: int, scores: Scores, seed: int) -> Order:
         One of `ORDERS`: ``uncertainty`` has the scores nearest 0.5 first (uncertainty sampling, Lewis & Gale 1994),
         ``disagreement`` those where two models are furthest apart (query by committee, Seung et al. 1992). Candidates
         without a score come last.
-    n
-        How many there are.
+    blind
+        bool (n,): those whose score is not to be told. In an order by scores their place would tell it, and is any.
     scores
         float32 (models, n), NaN where there is none.
     seed
-        Of the order at random.
+        Of what is at random.
 
     Returns
     -------
     ndarray
         uint32 (n,), their indices.
     """
+    rng = np.random.default_rng(seed)
+    if order == "name":
+        return np.arange(blind.size, dtype=np.uint32)
     if order == "random":
-        return np.random.default_rng(seed).permutation(n).astype(np.uint32)
-    if order == "uncertainty":
-        return np.argsort(np.abs(scores[0] - 0.5), kind="stable").astype(np.uint32)
-    if order == "disagreement":
-        return np.argsort(-np.abs(scores[0] - scores[1]), kind="stable").astype(np.uint32)
-    return np.arange(n, dtype=np.uint32)
+        return rng.permutation(blind.size).astype(np.uint32)
+    ranks = np.abs(scores[0] - 0.5) if order == "uncertainty" else -np.abs(scores[0] - scores[1])
+    chosen = np.argsort(ranks, kind="stable")
+    hidden = rng.permutation(np.flatnonzero(blind))
+    is_hidden = np.zeros(blind.size, np.bool_)
+    is_hidden[rng.choice(blind.size, hidden.size, replace=False)] = True
+    order_found = np.empty(blind.size, np.uint32)
+    order_found[is_hidden], order_found[~is_hidden] = hidden, chosen[~blind[chosen]]
+    return order_found

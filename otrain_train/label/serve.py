@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -84,8 +85,9 @@ def serve(folder: Path, desk_settings: DeskSettings, settings: ServerSettings) -
                 "can vote and move files",
                 settings.host,
             )
+        guard = Guard(make_app(desk), token, settings.host)
         config = uvicorn.Config(
-            Guard(make_app(desk), token, settings.host, port),
+            guard,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -96,10 +98,11 @@ def serve(folder: Path, desk_settings: DeskSettings, settings: ServerSettings) -
         server = uvicorn.Server(config)
         with _ending(server):
             desk.scores.start()
-            address = f"http://{_in_address(settings.host)}:{port}/?token={token}"
-            print(address, flush=True)  # noqa: T201 (the result of this command)
+            address = f"http://{_in_address(settings.host)}:{port}/"
+            print(f"{address}?token={token}", flush=True)  # noqa: T201 (the result of this command)
             if settings.browser:
-                webbrowser.open(address)
+                # In a thread, for some browsers stay in front; and what is on their command line is seen by all.
+                threading.Thread(target=webbrowser.open, args=(f"{address}?once={guard.once}",), daemon=True).start()
             log.info("%d candidates, votes go to '%s'; Ctrl-C ends it", len(desk.candidates), desk.journal.path)
             try:
                 server.run(sockets=[listening])

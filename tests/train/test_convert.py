@@ -558,6 +558,13 @@ def test_votes_on_another_candidate_of_the_name_do_not_count(voted, tmp_path):
     assert "c04.fits: another candidate than was voted on" in str(summary)
 
 
+def test_votes_on_a_name_that_two_files_have_now_are_about_neither(voted, tmp_path):
+    write_cutout(voted / "true" / "c04.fits")
+    summary = convert(voted, tmp_path / "cube.npz", ConvertSettings(frac_true=None, labels=voted / "labels.csv"))
+    assert summary.true.taken == 3
+    assert "2 not in the folder ('c04.fits', 'gone.fits')" in str(summary)
+
+
 def test_votes_for_one_class_alone_are_refused(voted, tmp_path):
     settings = ConvertSettings(
         labels=voted / "labels.csv", rule=Rule(weights={"ada": 0.0}, min_votes=1, min_agreement=1)

@@ -62,9 +62,10 @@ def test_two_files_of_one_name_have_whole_paths_for_keys_and_one_file_of_two_nam
     touch(tmp_path, "a.fits", "true/a.fits", "b.fits")
     (tmp_path / "true" / "b.fits").hardlink_to(tmp_path / "b.fits")
     found = find_candidates(tmp_path)
-    assert found.keys == ["a.fits", "b.fits", "true/a.fits"]
-    assert found.paths[1] == "true/b.fits"
+    assert found.keys == ["./a.fits", "b.fits", "true/a.fits"]  # votes on a.fits are about neither
+    assert found.paths == ["a.fits", "true/b.fits", "true/a.fits"]
     assert [found.is_sortable(i) for i in range(3)] == [False, True, False]
+    assert found.path(0) == str(tmp_path / "./a.fits")
     assert key_of("true") == "true"
 
 
@@ -77,14 +78,26 @@ def test_an_empty_folder_and_none_at_all_are_one_sentence(tmp_path):
 
 def test_orders():
     scores = np.array([[0.9, 0.5, np.nan, 0.4], [0.1, 0.5, 0.2, 0.8]], np.float32)
-    assert order_of("name", 4, scores, 0).tolist() == [0, 1, 2, 3]
-    assert order_of("uncertainty", 4, scores, 0).tolist() == [1, 3, 0, 2]
-    assert order_of("disagreement", 4, scores, 0).tolist() == [0, 3, 1, 2]
-    at_random = [order_of("random", 400, scores, seed).tolist() for seed in (1, 1, 2)]
+    none = np.zeros(4, np.bool_)
+    assert order_of("name", none, scores, 0).tolist() == [0, 1, 2, 3]
+    assert order_of("uncertainty", none, scores, 0).tolist() == [1, 3, 0, 2]
+    assert order_of("disagreement", none, scores, 0).tolist() == [0, 3, 1, 2]
+    at_random = [order_of("random", np.zeros(400, np.bool_), scores, seed).tolist() for seed in (1, 1, 2)]
     assert at_random[0] == at_random[1] != at_random[2]
     assert sorted(at_random[0]) == list(range(400))
     with pytest.raises(UsageError, match="--model and --other-model"):
         DeskSettings("ada", order="disagreement")
+
+
+def test_a_place_in_an_order_by_scores_tells_nothing_of_a_blind_look():
+    n = 2000
+    scores = np.linspace(0, 1, n, dtype=np.float32)[None]
+    blind = np.random.default_rng(1).random(n) < 0.3
+    found = order_of("uncertainty", blind, scores, 0)
+    assert sorted(found.tolist()) == list(range(n))
+    ranks = np.abs(scores[0, found] - 0.5)
+    assert (np.diff(ranks[~blind[found]]) >= 0).all()
+    assert abs(np.corrcoef(np.flatnonzero(blind[found]), ranks[blind[found]])[0, 1]) < 0.1
 
 
 def test_the_command_and_what_is_behind_it_have_the_same_defaults():
@@ -159,10 +172,11 @@ def test_moving_and_undoing(tmp_path):
     (tmp_path / "h.fits").unlink()
     (tmp_path / "h.fits").symlink_to("g.fits")
     before = tree(tmp_path)
-    tally = votes_on(a="true", b="false", c="unsure", f="false", h="true")
+    tally = votes_on(a="true", b="false", c="unsure", h="true")
     for choice in ("true", "false"):
         tally.add(make_vote("d.fits", choice, labeller=choice))
     tally.add(make_vote("n/e.fits", "true"))
+    tally.add(make_vote("./f.fits", "false"))
     candidates = find_candidates(tmp_path)
     plan = plan_moves(candidates, tally, Rule())
     assert dict(plan.classes) == {"true": 2, "false": 1}
@@ -188,8 +202,30 @@ def test_no_file_is_moved_over_another(tmp_path):
     (tmp_path / "true" / "a.fits").write_text("another")  # between plan and move
     assert move(candidates, plan) == 0
     assert (tmp_path / "a.fits").read_text() == "a.fits"
-    assert undo(candidates) == 0
+    with pytest.raises(SourceError, match="nothing to undo"):  # a move that moved nothing is none
+        undo(candidates)
     assert (tmp_path / "true" / "a.fits").read_text() == "another"
+
+
+def test_a_line_of_moves_that_was_cut_short_eats_no_other(tmp_path):
+    touch(tmp_path, "a,b.fits", "c.fits")
+    candidates = find_candidates(tmp_path)
+    move(candidates, plan_moves(candidates, tally_of(make_vote("a,b.fits")), Rule()))
+    undo(candidates)
+    lines = (tmp_path / "moves.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "moves.csv").write_bytes(lines[0] + lines[1][:-5])  # within the quotes
+    candidates = find_candidates(tmp_path)
+    tally = tally_of(make_vote("a,b.fits"), make_vote("c.fits"))
+    assert move(candidates, plan_moves(candidates, tally, Rule())) == 2
+    assert undo(candidates) == 2
+
+
+def test_folders_of_classes_in_capitals_are_found_when_they_come_later(tmp_path):
+    touch(tmp_path, "a.fits")
+    candidates = find_candidates(tmp_path)
+    os.renames(tmp_path / "a.fits", tmp_path / "True" / "a.fits")
+    assert candidates.path(0) == str(tmp_path / "True" / "a.fits")
+    assert plan_moves(candidates, votes_on(a="true"), Rule()).there == 1
 
 
 def test_a_move_that_was_killed_can_be_undone(tmp_path):
@@ -238,22 +274,22 @@ def test_about_as_many_looks_are_second_ones_as_was_asked_for():
     assert np.mean(looks.first) == pytest.approx(0.1, abs=0.02)
     for key in keys[:3000]:
         tally.add(make_vote(key))
-        again = looks.draw(tally, "ada")
-        if again is not None:
+        for again in looks.draw(tally, "ada", 1):
             drawn += 1
             assert keys[again] in tally.of("ada")
             assert keys[again] not in tally.latest["ada"][-20:]
             tally.add(make_vote(keys[again], look="again"))
     assert drawn / (3000 + drawn) == pytest.approx(0.1, abs=0.02)
-    assert SecondLooks(keys, 0.0, seed=3).draw(tally, "ada") is None
-    assert looks.draw(tally_of(), "bob") is None
+    assert SecondLooks(keys, 0.0, seed=3).draw(tally, "ada", 100) == []
+    assert looks.draw(tally_of(), "bob", 100) == []
+    assert len(looks.draw(tally, "ada", 1000)) == pytest.approx(110, abs=30)
 
 
 def test_what_others_voted_on_is_shown_again_too():
     keys = [f"{i}" for i in range(100)]
     tally = tally_of(*(make_vote(key, labeller="bob") for key in keys))
     looks = SecondLooks(keys, 0.5, seed=0)
-    assert {looks.draw(tally, "ada") for _ in range(50)} - {None}
+    assert looks.draw(tally, "ada", 50)
 
 
 def test_votes_name_candidates_and_nothing_else(tmp_path):
@@ -264,18 +300,42 @@ def test_votes_name_candidates_and_nothing_else(tmp_path):
     def cast(**given):
         return desk.vote("=ada", [{"key": "a,<b>.fits", "vote": "true", "id": next(ids)} | given])
 
-    for wrong in ({"key": "../x"}, {"vote": "perhaps"}, {"look": "x"}, {"id": "1"}, {"id": None}, {"score": "x"}):
+    for wrong in ({"key": "../x"}, {"vote": "perhaps"}, {"look": "x"}, {"id": "1"}, {"id": None}, {"scores": ["x"]}):
         answer = cast(**wrong)
         assert answer["kept"] == []
         assert len(answer["refused"]) == 1, wrong
     assert desk.vote("ada", ["nonsense"])["kept"] == []
-    cast(score=0.25, model="m", look="open", place=3, order="name")
-    assert desk.journal.tally.standing == {"a,<b>.fits": {"=ada": "true"}}
+    cast(scores=[["m", 0.25], ["n", 0.5]], look="open", place=3, order="name")
+    with desk.journal.reading() as tally:
+        assert tally.standing == {"a,<b>.fits": {"=ada": "true"}}
     (line,) = (tmp_path / "labels.csv").read_bytes().removeprefix(HEADER).decode().splitlines()
-    assert line.partition(",")[2].startswith('\\x3dada,"a,<b>.fits",7,true,m,0.25,open,3,name,')
+    assert line.partition(",")[2].startswith('\\x3dada,"a,<b>.fits",7,true,m;n,0.25;0.5,open,3,name,')
     for name in ("", " ", "a\nb", "x" * 65, "\u202eada"):
         with pytest.raises(UsageError):
             check_labeller(name)
+
+
+def test_another_model_makes_another_listing_and_another_candidate_of_the_name_is_told(tmp_path):
+    write_cutout(tmp_path / "n" / "a.fits", CANDID="7")
+    for name in ("m", "other"):
+        (tmp_path / f"{name}.onnx").write_bytes(make_matched(name))
+    models = [(), (tmp_path / "m.onnx",), (tmp_path / "other.onnx",)]
+    listings = [Desk(tmp_path / "n", DeskSettings("ada", models=each)).listing for each in (*models, ())]
+    assert len(set(listings)) == 3
+    assert listings[0] == listings[-1]
+    desk = Desk(tmp_path / "n", DeskSettings("ada"))
+    desk.vote("ada", [{"key": "a.fits", "vote": "true", "id": f"{1:032x}"}])
+    assert "reason" not in desk.show([0], "zscale", False)[0][0]
+    (tmp_path / "n" / "a.fits").unlink()
+    write_cutout(tmp_path / "n" / "a.fits", CANDID="8")
+    assert "on another candidate of this name, CANDID 7" in desk.show([0], "zscale", False)[0][0]["reason"]
+
+
+def test_a_vote_of_an_impossible_labeller_is_refused_and_holds_up_no_other(tmp_path):
+    write_cutout(tmp_path / "a.fits")
+    desk = Desk(tmp_path, DeskSettings("ada"))
+    answer = desk.vote("", [{"key": "a.fits", "vote": "true", "id": f"{1:032x}"}])
+    assert (answer["kept"], list(answer["refused"])) == ([], [f"{1:032x}"])
 
 
 def test_scores_and_maps_come_from_the_models(tmp_path):
@@ -283,7 +343,7 @@ def test_scores_and_maps_come_from_the_models(tmp_path):
     (tmp_path / "m.onnx").write_bytes(make_matched())
     desk = Desk(tmp_path, DeskSettings("ada", models=(tmp_path / "m.onnx",), order="uncertainty"))
     desk.scores.start()
-    while desk.state("ada", -1)["scored"] < 10:
+    while desk.state("ada")["scored"] < 10:
         time.sleep(0.01)
     desk.scores.stop()
     scores = desk.scores.values[0]
@@ -329,11 +389,10 @@ def test_one_line_for_what_is_wrong(tmp_path, capsys, options, said):
 def test_files_are_moved_by_command(tmp_path, capsys):
     touch(tmp_path, "a.fits", "b.fits")
     Journal(tmp_path / "labels.csv").append([make_vote("a.fits", "true"), make_vote("b.fits", "false", labeller="bob")])
-    assert label([str(tmp_path), "--move", "--weights", "bob=0"]) == 0
-    assert (
-        "1 candidates moved: 1 to true/, 0 to false/, 0 already there; 1 with too few votes stay"
-        in capsys.readouterr().out
-    )
+    assert label([str(tmp_path), "--move", "--weights", "bob=0,bbo=2"]) == 0
+    said = capsys.readouterr()
+    assert "1 candidates moved: 1 to true/, 0 to false/, 0 already there; 1 with too few votes stay" in said.out
+    assert "weights are given for bbo, without a vote; who has voted: ada, bob" in said.err
     assert tree(tmp_path) == ["b.fits", "labels.csv", "moves.csv", "true/a.fits"]
     assert label([str(tmp_path), "--undo-move"]) == 0
     assert tree(tmp_path) == ["a.fits", "b.fits", "labels.csv", "moves.csv"]

@@ -1,5 +1,6 @@
 """The page of otrain-label as it is used: a server process of its own, a real browser, real key presses."""
 
+import itertools
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from otrain_train.votes import read_votes
 COMMAND = "import sys; from otrain_train.cli_label import label; sys.exit(label())"
 WORDS = {"t": "true", "f": "false", "u": "unsure"}
 TOKEN = "a-token-for-tests"  # noqa: S105
+READY = ".tile.cursor[aria-busy=false]"
 
 
 class Server:
@@ -51,7 +53,7 @@ class Server:
 
     def ask(self, path, method="GET", body=None, **headers):
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
-        given = {"Cookie": f"otrain-label-{self.port}={TOKEN}"}
+        given = {"Authorization": f"Bearer {TOKEN}"}
         given |= {key.replace("_", "-"): value for key, value in headers.items()}
         connection.request(method, path, body, {key: value for key, value in given.items() if value is not None})
         answer = connection.getresponse()
@@ -78,21 +80,22 @@ def serve(tmp_path):
 @pytest.fixture
 def visit(browser):
     """Open pages, each in a browser of its own, which complain of nothing but of a server that is away."""
-    contexts, complaints = [], []
+    contexts, complaints, refusals = [], [], set()
 
-    def go(address, width=1200, height=800, **settings):
+    def go(address, width=1200, height=800, refused=(), **settings):
+        refusals.update(refused)
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **settings))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.goto(address)
-        page.wait_for_selector(".tile.cursor")
+        page.wait_for_selector(READY)
         return page
 
     yield go
     for context in contexts:
         context.close()
-    assert [said for said in complaints if "ERR_" not in said] == []
+    assert [said for said in complaints if not any(each in said for each in ("ERR_", *refusals))] == []
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +167,7 @@ def test_the_page_goes_on_where_it_was(serve, visit, folder):
     press(page, "tfu")
     wait_until_sent(page)
     page.reload()
-    page.wait_for_selector(".tile.cursor")
+    page.wait_for_selector(READY)
     assert [page.locator(f".tile.{letter}").count() for letter in "tfu"] == [1, 1, 1]
     assert page.locator(".tile.cursor").get_attribute("id") == "tile-3"
 
@@ -187,7 +190,7 @@ def test_no_vote_is_lost_when_the_server_is_killed_or_the_page_closed(serve, vis
             server.start()
             page.goto("about:blank")
             page.goto(server.address)
-            page.wait_for_selector(".tile.cursor")
+            page.wait_for_selector(READY)
         page.keyboard.press(key)
         time.sleep(0.02)
     wait_until_sent(page)
@@ -202,8 +205,8 @@ def test_two_tabs_and_two_labellers_at_once(serve, visit, folder):
     server = serve(folder, "--labeller", "ada", "--blind-fraction", "0")
     ada, bob = visit(server.address), visit(server.address)
     second = ada.context.new_page()
-    second.goto(server.address)
-    second.wait_for_selector(".tile.cursor")
+    second.goto(f"http://127.0.0.1:{server.port}/")  # the browser has kept the token
+    second.wait_for_selector(READY)
     press(bob, ["l"])
     bob.keyboard.type("bob, <i>=1")
     press(bob, ["Enter"])
@@ -237,12 +240,14 @@ def test_scores_are_shown_unless_a_look_is_blind_and_maps_lie_on_the_planes(serv
     page = visit(server.address)
     page.wait_for_selector(".tile .number:has-text('/')")
     start = json.loads(server.ask("/api/start")[1])
-    shown = dict(zip(*[page.locator(f".tile .{part}").all_inner_texts() for part in ("id", "number")], strict=True))
+    shown = list(zip(*[page.locator(f".tile .{part}").all_inner_texts() for part in ("id", "number")], strict=True))
     veiled = {
         key.removesuffix(".fits") for key, blind in zip(start["keys"], start["blind"], strict=True) if blind == "1"
     }
     assert 0 < len(veiled) < 24
-    assert {name for name, said in shown.items() if "/" not in said} == veiled
+    assert sum(name == "blind look" for name, _ in shown) == len(veiled)
+    assert all((name == "blind look") == ("/" not in said) for name, said in shown)
+    assert not veiled & {name for name, _ in shown}
     for _ in range(24):
         press(page, "t")
     wait_until_sent(page)
@@ -250,7 +255,7 @@ def test_scores_are_shown_unless_a_look_is_blind_and_maps_lie_on_the_planes(serv
         _, _, _, candid, _, model, score, look, _, order, _ = line.split(",")
         if look != "again":
             assert look == ("blind" if candid in veiled else "open")
-        assert bool(score) == bool(model) == (look == "open")
+        assert score.count(";") == model.count(";") == (look == "open")
         assert order == "uncertainty"
     press(page, ["Home", "Enter", "g"])
     while page.evaluate("window.otrain.isVeiled(window.otrain.item)"):
@@ -319,25 +324,158 @@ def test_many_candidates_are_few_elements(serve, visit, folder):
     assert page.evaluate("window.otrain.cursor") == 20_023
 
 
-def test_only_who_has_the_token_comes_in_and_only_from_its_own_pages(serve, folder):
+def test_a_button_has_no_key_of_its_own_once_it_was_clicked(serve, visit, folder):
+    page = visit(serve(folder, "--labeller", "ada", "--blind-fraction", "0").address)
+    press(page, ["Enter"])
+    page.locator("[data-vote=f]").click()
+    press(page, [" ", "Enter", "Escape"])
+    page.locator("#only").click()
+    press(page, ["Enter"])
+    assert page.locator("#single").is_visible()
+    assert page.locator("#only").get_attribute("aria-pressed") == "true"
+    press(page, ["Escape"])
+    page.locator("#order").focus()
+    press(page, ["t"])
+    wait_until_sent(page)
+    assert len(lines_of(folder)) == 2
+
+
+def test_no_vote_on_what_is_not_seen_and_any_vote_can_be_taken_back(serve, visit, folder):
+    server = serve(folder, "--labeller", "ada", "--blind-fraction", "0")
+    page = visit(server.address)
+    press(page, "tf")
+    wait_until_sent(page)
+    page.reload()
+    page.wait_for_selector(READY)
+    press(page, ["z", "Home", "x", "x"])
+    wait_until_sent(page)
+    assert len(lines_of(folder)) == 3
+    assert list(read_votes(folder / "labels.csv").of("ada").values()) == ["false"]
+    server.end(signal.SIGKILL)
+    press(page, ["2", "t"])  # a stretch that no picture has come in
+    assert "no vote was taken" in page.locator("#live").inner_text()
+    server.start()
+    page.wait_for_selector(READY)
+    press(page, "t")
+    wait_until_sent(page)
+    assert len(lines_of(folder)) == 4
+
+
+def test_labellers_that_take_turns_see_their_own_votes(serve, visit, folder):
+    server = serve(folder, "--labeller", "ada", "--blind-fraction", "0")
+    page = visit(server.address, refused=["status of 400"])
+
+    def be(name):
+        press(page, ["l"])
+        page.keyboard.press("Control+A")
+        page.keyboard.type(name)
+        press(page, ["Backspace", "Enter"] if not name else ["Enter"])
+        time.sleep(0.5)
+
+    press(page, "ttt")
+    wait_until_sent(page)
+    be("")
+    assert "from 1 to 64 letters" in page.locator("#notice").inner_text()
+    be("bob")
+    assert page.locator("#counts").inner_text().startswith("0 of 24")
+    press(page, "f")
+    wait_until_sent(page)
+    be(" ada ")
+    assert page.locator("#counts").inner_text() == "3 of 24 · 3 true, 0 false, 0 unsure"
+    (folder / "labels.csv").unlink()
+    page.wait_for_selector("#counts:has-text('0 of 24')")
+    press(page, "u")
+    wait_until_sent(page)
+    assert [line.split(",")[1] for line in lines_of(folder)] == ["ada"]
+
+
+def test_a_second_look_cannot_be_told_from_a_blind_first_one(serve, visit, folder):
+    for i, path in enumerate(sorted(folder.glob("*.fits"))):
+        for k in range(12):
+            shutil.copy(path, folder / f"{i:02d}-{k:02d}.fits")
+    page = visit(serve(folder, "--labeller", "ada", "--blind-fraction", "0.3").address, width=700, height=500)
+    press(page, ["Enter"])
+    seen = []
+    for _ in range(150):
+        item = "[otrain.item.again ?? false, otrain.isVeiled(otrain.item), otrain.single.name.textContent, "
+        item += "document.querySelector('#place').textContent, document.querySelector('#facts').textContent]"
+        seen.append(page.evaluate(item))
+        press(page, "t")
+    again = [k for k, (is_again, *_) in enumerate(seen) if is_again]
+    assert len(again) > 10
+    for _, is_veiled, name, place, facts in seen:
+        assert (name == "blind look") == is_veiled
+        assert is_veiled == (".fits" not in place)
+        assert not is_veiled or "CANDID" not in facts
+    assert sum(b - a == 1 for a, b in itertools.pairwise(again)) < len(again) / 2
+    wait_until_sent(page)
+    looks = [line.split(",")[7] for line in lines_of(folder)]
+    assert looks.count("again") == len(again)
+    assert looks.count("blind") > 10
+
+
+def test_names_that_are_no_text_are_candidates_like_others(serve, visit, folder):
+    source = next(folder.glob("*.fits"))
+    shutil.copy(source, os.fsencode(folder) + b"/0caf\xe9.fits")
+    page = visit(serve(folder, "--labeller", "ada", "--blind-fraction", "0").address)
+    press(page, "t")
+    wait_until_sent(page)
+    assert list(read_votes(folder / "labels.csv").of("ada")) == ["0caf\udce9.fits"]
+
+
+def test_the_address_that_opens_a_browser_works_once(serve, folder, tmp_path):
+    program = tmp_path / "browser"
+    program.write_text('#!/bin/sh\necho "$1" > "$0.part" && mv "$0.part" "$0.opened"\nexec sleep 5\n')
+    program.chmod(0o700)
+    server = serve(folder)
+    server.end()
+    server.environment["BROWSER"] = f"{program} %s"
+    server.options.remove("--no-browser")
+    server.start()
+    assert server.ask("/api/start")[0] == 200  # although the browser stays in front
+    opened = tmp_path / "browser.opened"
+    while not opened.exists():
+        time.sleep(0.01)
+    address = opened.read_text().strip()  # which everybody on the machine can see
+    assert TOKEN not in address
+    exchange = "/api/token?" + address.partition("?")[2]
+    assert server.ask("/api/token?once=wrong", Authorization=None)[0] == 403
+    assert server.ask(exchange, Authorization=None)[:2] == (200, TOKEN.encode())
+    assert server.ask(exchange)[0] == 403
+
+
+def test_only_who_has_the_token_comes_in_and_only_from_its_own_pages(serve, visit, folder):
     server = serve(folder)
     here = f"127.0.0.1:{server.port}"
     vote = json.dumps({"labeller": "eve", "votes": []})
-    for path in ("/", "/page.js", "/api/start", "/api/tiles?i=0", f"/api/start?token={TOKEN}"):
-        assert server.ask(path, Cookie=None)[0] == 403, path
-    assert server.ask("/?token=wrong", Cookie=None)[0] == 403
-    status, _, headers = server.ask(f"/?token={TOKEN}", Cookie=None)
-    assert status == 200
-    assert "HttpOnly; SameSite=Strict" in headers["Set-Cookie"]
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
-    assert "unsafe" not in headers["Content-Security-Policy"]
-    assert server.ask("/api/start", Host="evil.example")[0] == 403
-    assert server.ask("/api/start", Host=f"evil.example:{server.port}")[0] == 403
-    assert server.ask("/api/start", Host=f"localhost:{server.port}")[0] == 200
+    for path in ("/api/start", "/api/tiles?i=0", f"/api/start?token={TOKEN}", "/api/none", "/api/token"):
+        assert server.ask(path, Authorization=None)[0] == 403, path
+    assert server.ask("/api/start", Authorization="Bearer wrong")[0] == 403
+    assert server.ask("/api/start", Authorization=None, Cookie=f"otrain-label-{server.port}={TOKEN}")[0] == 403
+    for path in ("/", "/page.js"):
+        status, content, headers = server.ask(path, Authorization=None)
+        assert status == 200
+        assert folder.name.encode() not in content
+        assert TOKEN.encode() not in content
+        assert "Set-Cookie" not in headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+    for host in ("evil.example", f"evil.example:{server.port}", "127.0.0.1.evil.example", "[::1].evil.example"):
+        assert server.ask("/api/start", Host=host)[0] == 403
+        assert server.ask("/", Host=host)[0] == 403
+    for host in (f"localhost:{server.port}", "localhost:9000", "127.0.0.1"):  # as through a tunnel
+        assert server.ask("/api/start", Host=host)[0] == 200
     assert server.ask("/api/votes", "POST", vote, Origin="http://127.0.0.1:1")[0] == 403
     assert server.ask("/api/votes", "POST", vote, Sec_Fetch_Site="same-site")[0] == 403
     assert server.ask("/api/votes", "POST", vote, Origin=f"http://{here}", Sec_Fetch_Site="same-origin")[0] == 200
     assert server.ask("/api/moves")[0] == 405
+
+
+def test_a_page_without_the_token_says_what_to_do(serve, browser, folder):
+    page = browser.new_page()
+    page.goto(serve(folder).address.partition("?")[0])
+    page.wait_for_selector("#notice:has-text('Open the address that otrain-label printed')")
+    page.close()
 
 
 @pytest.mark.parametrize(

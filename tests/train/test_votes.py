@@ -35,6 +35,11 @@ def tally_of(*votes):
     return tally
 
 
+def standing(journal):
+    with journal.reading() as tally:
+        return tally.standing
+
+
 @given(st.text())
 def test_any_text_is_one_line_that_begins_no_formula_and_is_read_back(text):
     written = escape(text)
@@ -64,7 +69,8 @@ def test_votes_are_on_the_disk_when_append_returns_and_doubled_ones_are_not_writ
     lines = (tmp_path / "labels.csv").read_bytes().splitlines(keepends=True)
     assert lines == [HEADER, vote.to_line()]
     other = Journal(tmp_path / "labels.csv")
-    assert vote.id in other.tally
+    with other.reading() as tally:
+        assert vote.id in tally
     assert other.append([vote]) == [vote.id]
     assert len((tmp_path / "labels.csv").read_bytes().splitlines()) == 2
 
@@ -78,8 +84,43 @@ def test_a_line_that_was_cut_short_eats_no_other(tmp_path, cut):
     third = make_vote("c")
     journal = Journal(path)
     assert journal.append([second, third]) == [second.id, third.id]  # as a page does that had no answer
-    assert journal.tally.standing == {"a": {"ada": "true"}, "b": {"ada": "false"}, "c": {"ada": "true"}}
-    assert read_votes(path).standing == journal.tally.standing
+    assert standing(journal) == {"a": {"ada": "true"}, "b": {"ada": "false"}, "c": {"ada": "true"}}
+    assert read_votes(path).standing == standing(journal)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace(b",true,", b",none,"),  # as long as before
+        lambda text: text.replace(b",true,", b",false,"),
+        lambda text: text[: len(HEADER)] + text[text.index(b"\n", len(HEADER)) + 1 :],
+        lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"),  # as a spreadsheet saves it
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: None,
+    ],
+)
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_is_changed_by_hand_counts_at_once(tmp_path, edit, anew):
+    path = tmp_path / "labels.csv"
+    journal = Journal(path)
+    journal.append([make_vote("a"), make_vote("b"), make_vote("c")])
+    before, state = standing(journal), journal.state
+    journal.append([make_vote("d", "false")])
+    assert journal.state == state
+    content = edit(path.read_bytes())
+    if content is None or anew:
+        path.unlink()
+    if content is not None:
+        time.sleep(0.01)
+        path.write_bytes(content)
+        assert standing(journal) == read_votes(path).standing
+    else:
+        assert standing(journal) == {}
+    assert journal.state != state
+    journal.append([make_vote("e")])
+    assert standing(journal) == read_votes(path).standing
+    assert "e" in standing(journal)
+    assert before is not standing(journal)
 
 
 @pytest.mark.parametrize("length", [0, 1, len(HEADER) - 1])
@@ -124,7 +165,8 @@ try:
         journal.append([make_vote(f"c{{i}}")])
         kept += 1
 except Exception as error:
-    print(kept, type(error).__name__, journal.tally.votes, error)
+    with journal.reading() as tally:
+        print(kept, type(error).__name__, tally.votes, error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 journal.append([make_vote("later")])
 """
@@ -171,7 +213,8 @@ while True:
     tally = read_votes(path)
     assert all(vote.id in tally for vote in ours)
     assert all(vote_id in tally for vote_id in promised)
-    assert tally.votes == journal.refresh().votes
+    with journal.reading() as counted:
+        assert tally.votes == counted.votes
 
 
 def test_the_last_vote_stands_and_none_takes_it_back():

@@ -53,8 +53,7 @@ export class Dialogs {
     try {
       const { moved } = await askJson("/api/moves", { body, patience: 600000 });
       await this.plan(body.undo ? `Moved back: ${moved}. ` : `Moved: ${moved}. `);
-      this.page.pictures.kept.clear();
-      this.page.arrived();
+      this.page.pictures.refetch(); // they say where their files lie
     } catch (error) {
       await this.plan(`${error instanceof Refused ? error.message : "The server does not answer"}. `);
     }

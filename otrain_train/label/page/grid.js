@@ -1,6 +1,7 @@
 // All candidates: a sheet as high as all of them, of which only the part in view is made of anything.
 
 import { GAP, drawStrip } from "./pictures.js";
+import { WORDS } from "./votes.js";
 
 const MARGIN = 10, PADDING = 16, TEXT = 19;
 const DRAWING = 7; // ms of a frame
@@ -106,12 +107,12 @@ export class Grid {
   }
 
   draw(tile, position) {
-    const { i } = this.page.sequence[position];
-    const picture = this.page.picture(i, true);
+    const item = this.page.sequence[position], picture = this.page.picture(item.i, true);
     tile.why.textContent = "";
+    tile.element.setAttribute("aria-busy", !picture);
     if (!picture) {
       tile.canvas.width = tile.canvas.width; // empties it
-      tile.id.textContent = this.page.nameOf(i);
+      tile.id.textContent = this.page.shownName(item);
       tile.number.textContent = "";
       return;
     }
@@ -124,12 +125,13 @@ export class Grid {
 
   describe(tile, position, picture) {
     const item = this.page.sequence[position], { header } = picture;
-    const scores = this.page.scoresShown(item).map((score) => score.toFixed(3)).join(" / ");
-    tile.id.textContent = header.CANDID ?? this.page.nameOf(item.i);
+    const scores = this.page.scoresShown(item).map(([, score]) => score.toFixed(3)).join(" / ");
+    tile.id.textContent = this.page.shownName(item, header);
     tile.number.textContent = [
       header.MAG === undefined ? "" : `${header.MAG.toFixed(1)} mag`, scores,
     ].filter(Boolean).join(" · ");
-    tile.element.setAttribute("aria-label", `${tile.id.textContent} ${tile.number.textContent} ${header.reason ?? ""}`);
+    const vote = this.page.voteOn(item), said = [tile.id.textContent, tile.number.textContent, header.reason, vote === "." ? "" : WORDS[vote]];
+    tile.element.setAttribute("aria-label", said.filter(Boolean).join(", "));
   }
 
   // Show anew what is known of a candidate: its vote, its score, whether the cursor is on it.

@@ -1,16 +1,18 @@
-// The page: what is shown, where the cursor is, what was voted, and what each key does.
+// The page: what is shown, where the cursor is, and what can be done.
 
 import { Dialogs } from "./dialogs.js";
 import { Grid } from "./grid.js";
+import { Keys } from "./keys.js";
 import { Pictures } from "./pictures.js";
 import { Queue } from "./queue.js";
-import { Refused, askBytes, askJson, pause, query } from "./server.js";
+import { Refused, askBytes, askJson, enter, pause, query } from "./server.js";
 import { Single } from "./single.js";
+import { Votes, WORDS } from "./votes.js";
 
-const WORDS = { t: "true", f: "false", u: "unsure", ".": "none" };
 const ORDER_NAMES = { name: "by name", random: "at random", uncertainty: "uncertain first", disagreement: "disputed first" };
 const STRETCH_NAMES = { zscale: "ZScale", asinh: "asinh", linear: "linear" };
-const NEXT_LOOK = [6, 16]; // so many places ahead a second look comes, at least and at most
+const SOONEST = 6; // so many places ahead a second look comes, at least
+const SETTLING = 600; // ms in which keys may still be meant for what was there before
 
 const find = (name) => document.getElementById(name);
 const remembered = {
@@ -20,16 +22,17 @@ const remembered = {
 
 class Page {
   async begin() {
-    history.replaceState(null, "", "/"); // the token need not be seen; the cookie has it
+    await this.untilThere(enter);
     this.labeller = sessionStorage.getItem("labeller") || ""; // of this tab: the next one begins with --labeller
-    this.start = await this.askUntilThere();
+    this.start = await this.untilThere(() => askJson(query("/api/start", this.labeller ? { labeller: this.labeller } : {})));
     this.labeller = this.start.labeller;
-    this.votes = this.start.mine.split("");
-    this.veiled = [...this.start.blind].map((blind, i) => blind === "1" && this.votes[i] === ".");
-    this.have = this.start.votes;
+    this.queue = new Queue(this.start.desk, (count, why) => this.showUnsent(count, why), (answer) => this.answered(answer));
+    this.votes = new Votes(this.start, this.queue.waiting);
+    this.veil();
     this.scores = new Float32Array(this.start.models.length * this.start.keys.length).fill(NaN);
     this.scored = -1;
     this.done = [];
+    this.settled = 0;
     this.cursor = 0;
     this.sequence = [];
     this.stretch = remembered.get("stretch") in STRETCH_NAMES ? remembered.get("stretch") : "zscale";
@@ -37,40 +40,31 @@ class Page {
     this.withScores = true;
     this.isSingle = false;
     this.onlyNew = false;
-    this.tallied = { t: 0, f: 0, u: 0, ".": 0 };
-    for (const vote of this.votes) this.tallied[vote]++;
     this.pictures = new Pictures(this.start.listing, () => this.arrived(), (error) => this.away(error));
     this.pictures.wanted = () => (this.isSingle ? this.single : this.grid).wanted();
     this.grid = new Grid(this);
     this.single = new Single(this);
     this.dialogs = new Dialogs(this);
-    this.queue = new Queue(this.start.desk, (count, why) => this.showUnsent(count, why), (answer) => this.answered(answer));
-    for (const vote of this.queue.waiting) this.takeOver(vote);
     this.makeTools();
     await this.reorder(this.firstNew);
     this.showCounts();
     this.showUnsent(this.queue.waiting.length, "");
-    document.addEventListener("keydown", (event) => this.pressed(event));
+    this.keys = new Keys(this);
     addEventListener("beforeunload", (event) => { if (this.queue.waiting.length) event.preventDefault(); });
     this.grid.view.focus({ preventScroll: true });
+    this.queue.send();
     this.poll();
   }
 
-  async askUntilThere() {
+  async untilThere(ask) {
     for (;;) {
       try {
-        return await askJson(query("/api/start", this.labeller ? { labeller: this.labeller } : {}));
+        return await ask();
       } catch (error) {
         this.notice(error instanceof Refused ? error.message : "the server does not answer; trying again");
         await pause(1000);
       }
     }
-  }
-
-  // Votes that an earlier page left behind count as cast already.
-  takeOver(vote) {
-    const i = this.start.keys.indexOf(vote.key);
-    if (i >= 0 && vote.labeller === this.labeller && vote.look !== "again") this.votes[i] = letterOf(vote.vote);
   }
 
   makeTools() {
@@ -85,7 +79,7 @@ class Page {
       button.type = "button";
       button.dataset.stretch = stretch;
       button.append(STRETCH_NAMES[stretch], " ", Object.assign(document.createElement("kbd"), { textContent: k + 1 }));
-      button.addEventListener("click", () => this.setStretch(stretch));
+      button.addEventListener("click", () => { this.setStretch(stretch); this.focus(); });
       find("stretches").append(button);
     });
     this.setStretch(this.stretch);
@@ -94,7 +88,7 @@ class Page {
       anew: () => this.reorder(), only: () => this.toggleNew(), in: () => this.zoom(1), out: () => this.zoom(-1), scores: () => this.toggleScores(),
       maps: () => this.toggleMaps(), back: () => this.close(), undo: () => this.undo(), "help-button": () => this.dialogs.help(),
       "agreement-button": () => this.dialogs.agreement(), "move-button": () => this.dialogs.move(),
-    })) find(name).addEventListener("click", act);
+    })) find(name).addEventListener("click", () => { act(); this.focus(); }); // else the next key would be for the button
     find("labeller").addEventListener("change", () => this.setLabeller(find("labeller").value));
     find("labeller").addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === "Escape") this.focus(); });
   }
@@ -106,8 +100,11 @@ class Page {
   get isScored() { return this.scored >= this.start.keys.length; }
 
   nameOf(index) { return this.start.keys[index].replace(/^.*\//, ""); }
-  voteOn(item) { return item.again ? item.vote : this.votes[item.i]; }
+  voteOn(item) { return item.again ? item.vote : this.votes.of(item.i); }
   isVeiled(item) { return item.blind || this.veiled[item.i]; }
+  // What is veiled has no name either: one that is out of order would say that it is a second look.
+  shownName(item, header) { return this.isVeiled(item) ? "blind look" : header?.CANDID ?? this.nameOf(item.i); }
+  positionOf(item) { return this.sequence.findIndex((each) => each === item || (!item.again && !each.again && each.i === item.i)); }
   picture(index, small) { return this.pictures.get(index, this.stretch, small && this.start.step > 1); }
   fetch() { this.pictures.fetch(this.stretch, !this.isSingle && this.start.step > 1); }
 
@@ -116,11 +113,13 @@ class Page {
     return Number.isNaN(score) ? null : score;
   }
 
-  // Of each model, as far as it may be seen and there is one.
+  // [model, score] of each model, as far as it may be seen and there is one.
   scoresShown(item) {
     if (!this.withScores || this.isVeiled(item)) return [];
-    return this.start.models.map((_, model) => this.scoreOf(item.i, model)).filter((score) => score !== null);
+    return this.start.models.map((name, model) => [name, this.scoreOf(item.i, model)]).filter(([, score]) => score !== null);
   }
+
+  veil() { this.veiled = [...this.start.blind].map((blind, i) => blind === "1" && this.votes.of(i) === "."); }
 
   // ---- where we are
 
@@ -168,53 +167,54 @@ class Page {
   vote(letter) {
     const item = this.item;
     if (!item) return;
+    if (!this.picture(item.i, !this.isSingle)) return this.hint("its picture is not here yet: no vote was taken");
+    if (performance.now() < this.settled) return this.hint("the order has just changed: no vote was taken");
+    if (letter === "." && this.voteOn(item) === ".") return this.hint("there is no vote of yours on it");
     this.done.push({ item, before: this.voteOn(item) });
     this.cast(item, letter);
-    const to = this.nextNew();
+    const to = letter === "." ? this.cursor : this.nextNew();
     if (to === this.cursor) this.refresh();
     this.go(to);
   }
 
   undo() {
     const last = this.done.pop();
-    if (!last) return this.say("nothing to take back");
+    if (!last) return this.hint("nothing to take back since the page was opened: X takes back the vote under the cursor");
     this.cast(last.item, last.before);
-    const position = this.sequence.indexOf(last.item);
+    const position = this.positionOf(last.item);
     if (position >= 0) this.go(position);
     this.refresh();
   }
 
   cast(item, letter) {
-    const { start } = this, [score] = this.scoresShown(item);
+    const place = this.positionOf(item);
     if (item.again) item.vote = letter;
-    else {
-      this.tallied[this.votes[item.i]]--;
-      this.tallied[this.votes[item.i] = letter]++;
-    }
+    else this.votes.set(item.i, letter);
     this.queue.put({
-      labeller: this.labeller, key: start.keys[item.i], vote: WORDS[letter], place: this.sequence.indexOf(item), order: this.order,
-      look: item.again ? "again" : this.isVeiled(item) ? "blind" : "open", score: score ?? null, model: score === undefined ? "" : start.models[0],
+      labeller: this.labeller, key: this.start.keys[item.i], vote: WORDS[letter], place: place < 0 ? null : place, order: this.order,
+      look: item.again ? "again" : this.isVeiled(item) ? "blind" : "open", scores: this.scoresShown(item),
     });
     this.showCounts();
-    this.say(`${WORDS[letter]}: ${this.nameOf(item.i)}`);
-    this.grid.mark(this.sequence.indexOf(item));
+    this.say(`${WORDS[letter]}: ${this.shownName(item)}`);
+    this.grid.mark(place);
     if (this.isSingle) this.single.remember(this.done);
   }
 
   answered(answer) {
-    this.have = Math.max(this.have, answer.votes);
+    this.votes.written(answer);
     for (const why of Object.values(answer.refused)) this.notice(`a vote was refused: ${why}`);
     if (answer.listing !== this.start.listing) return this.reload();
-    if (answer.again !== null) this.showAgain(answer.again);
+    for (const index of answer.again) this.showAgain(index);
   }
 
-  // Put a candidate that was voted on ahead of us, without a word.
+  // Put a candidate that was voted on ahead of us, without a word: where nobody looks yet, as far behind the one before
+  // as such looks are from each other on average.
   showAgain(index) {
-    const { sequence } = this, [least, most] = NEXT_LOOK;
-    let ahead = this.cursor + least + Math.floor(Math.random() * (most - least));
-    if (!this.isSingle) ahead = Math.max(ahead, this.grid.range(.5)[1]); // where nobody looks yet
-    if (sequence.some((item, p) => item.i === index && p > this.cursor && p < ahead)) return;
-    sequence.splice(Math.min(ahead, sequence.length), 0, { i: index, blind: true, again: this.votes[index] !== ".", vote: "." });
+    const { sequence } = this, gap = Math.floor(Math.random() * 2 / this.start.blind_fraction);
+    const unseen = this.isSingle ? this.cursor + SOONEST : Math.max(this.cursor + SOONEST, this.grid.range(.5)[1]);
+    const ahead = Math.max(unseen, sequence.findLastIndex((item) => item.blind) + 1) + gap;
+    if (ahead > sequence.length || sequence.some((item, p) => item.i === index && p > this.cursor && p < ahead)) return;
+    sequence.splice(ahead, 0, { i: index, blind: true, again: this.votes.of(index) !== ".", vote: "." });
     this.grid.rows = Math.ceil(sequence.length / this.grid.columns);
     this.grid.layout();
   }
@@ -247,7 +247,7 @@ class Page {
 
   arrange(place) {
     const all = Array.from(this.indices, (i) => ({ i }));
-    this.sequence = this.onlyNew ? all.filter((item) => this.votes[item.i] === ".") : all;
+    this.sequence = this.onlyNew ? all.filter((item) => this.votes.of(item.i) === ".") : all;
     if (!this.sequence.length) {
       this.onlyNew = false;
       this.sequence = all;
@@ -296,12 +296,13 @@ class Page {
 
   async setLabeller(name) {
     try {
-      const state = await askJson(query("/api/state", { labeller: name, votes: -1 }));
-      this.labeller = name.trim();
+      const state = await askJson(query("/api/state", { labeller: name }));
+      this.labeller = state.labeller;
       sessionStorage.setItem("labeller", this.labeller);
       this.done = [];
+      this.votes.forget();
       this.take(state);
-      this.veiled = [...this.start.blind].map((blind, i) => blind === "1" && this.votes[i] === ".");
+      this.veil();
       this.arrange(this.firstNew);
       this.notice("");
     } catch (error) {
@@ -328,9 +329,9 @@ class Page {
   async poll() {
     for (;;) {
       try {
-        const state = await askJson(query("/api/state", { labeller: this.labeller, votes: this.have }));
+        const state = await askJson(query("/api/state", { labeller: this.labeller, ...this.votes.known }));
         if (state.listing !== this.start.listing) return this.reload();
-        this.take(state);
+        if (state.labeller === this.labeller) this.take(state); // it may have changed meanwhile
         if (state.scored !== this.scored && this.start.models.length) {
           this.scores = new Float32Array(await askBytes(query("/api/scores", { listing: this.start.listing })));
           this.scored = state.scored;
@@ -348,28 +349,19 @@ class Page {
 
   // Take over what the labeller has voted elsewhere; what is still on its way from here counts more.
   take(state) {
-    if (!state.mine || state.votes < this.have) return; // said before the latest votes were written
-    this.have = state.votes;
-    const before = this.votes;
-    this.votes = state.mine.split("");
-    const waiting = this.queue.waiting.filter((vote) => vote.labeller === this.labeller && vote.look !== "again");
-    for (const vote of waiting) {
-      const i = this.start.keys.indexOf(vote.key);
-      if (i >= 0) this.votes[i] = letterOf(vote.vote);
-    }
-    this.tallied = { t: 0, f: 0, u: 0, ".": 0 };
-    for (const vote of this.votes) this.tallied[vote]++;
-    if (before.some((vote, i) => vote !== this.votes[i])) {
-      this.showCounts();
-      this.grid.markAll();
-      if (this.isSingle) this.single.mark();
-    }
+    if (!this.votes.take(state, this.queue.waiting)) return;
+    this.showCounts();
+    this.grid.markAll();
+    if (this.isSingle) this.single.mark();
   }
 
   async haveScores() {
     this.showScoring();
     // Before the first vote nobody minds another order; afterwards it is asked for.
-    if (this.needsScores && !this.done.length && !this.isSingle && this.cursor === 0) await this.reorder(() => 0);
+    if (this.needsScores && !this.done.length && !this.isSingle && this.cursor === 0) {
+      await this.reorder(() => 0);
+      this.settled = performance.now() + SETTLING;
+    }
     this.refresh();
   }
 
@@ -408,7 +400,7 @@ class Page {
   // ---- words
 
   showCounts() {
-    const { t, f, u } = this.tallied, all = this.votes.length, done = t + f + u;
+    const { t, f, u } = this.votes.counts, all = this.start.keys.length, done = t + f + u;
     const counts = find("counts");
     counts.replaceChildren(`${done.toLocaleString("en")} of ${all.toLocaleString("en")} · `);
     for (const [letter, count] of [["t", t], ["f", f], ["u", u]]) {
@@ -431,45 +423,24 @@ class Page {
 
   say(words) { find("live").textContent = words; }
 
+  // Said for a moment, to eyes and to screen readers.
+  hint(words) {
+    this.say(words);
+    this.notice(words, true);
+    clearTimeout(this.hinting);
+    this.hinting = setTimeout(() => {
+      if (find("notice").textContent === words) this.notice("");
+      this.scoring = "";
+      this.showScoring();
+    }, 3000);
+  }
+
   notice(words, quiet = false) {
     const sign = find("notice");
     sign.textContent = words;
     sign.classList.toggle("soft", quiet);
     sign.hidden = !words;
   }
-
-  // ---- keys
-
-  pressed(event) {
-    if (event.ctrlKey || event.altKey || event.metaKey || this.dialogs.isOpen) return;
-    if (event.target.closest("input, select, textarea")) return;
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if ((key === "Enter" || key === " ") && event.target.closest("button")) return;
-    const act = this.actions(key);
-    if (!act) return;
-    event.preventDefault();
-    if (!event.repeat || key.startsWith("Arrow") || key.startsWith("Page")) act();
-  }
-
-  actions(key) {
-    const { cursor, isSingle, grid } = this, down = isSingle ? 1 : grid.columns, screen = isSingle ? 10 : grid.columns * grid.page_rows;
-    const { stretches, orders } = this.start;
-    return {
-      t: () => this.vote("t"), f: () => this.vote("f"), u: () => this.vote("u"), z: () => this.undo(), Backspace: () => this.undo(),
-      ArrowLeft: () => this.go(cursor - 1), ArrowRight: () => this.go(cursor + 1), ArrowUp: () => this.go(cursor - down), ArrowDown: () => this.go(cursor + down),
-      PageUp: () => this.go(cursor - screen), PageDown: () => this.go(cursor + screen), Home: () => this.go(0), End: () => this.go(this.sequence.length - 1),
-      " ": () => this.go(this.nextNew()), Enter: () => isSingle || this.open(), Escape: () => isSingle && this.close(),
-      1: () => this.setStretch(stretches[0]), 2: () => this.setStretch(stretches[1]), 3: () => this.setStretch(stretches[2]),
-      "+": () => this.zoom(1), "=": () => this.zoom(1), "-": () => this.zoom(-1), 0: () => this.zoom(0),
-      g: () => this.toggleMaps(), s: () => this.toggleScores(), n: () => this.toggleNew(), r: () => this.reorder(),
-      o: () => this.setOrder(orders[(orders.indexOf(this.order) + 1) % orders.length]),
-      l: () => find("labeller").select(), a: () => this.dialogs.agreement(), m: () => this.dialogs.move(), "?": () => this.dialogs.help(),
-    }[key];
-  }
-}
-
-function letterOf(word) {
-  return word === "none" ? "." : word[0];
 }
 
 const page = window.otrain = new Page();

@@ -16,6 +16,7 @@ export class Pictures {
     this.arrived = arrived;
     this.away = away;
     this.kept = new Map();
+    this.stale = new Set(); // shown until they are here anew
     this.asked = new Set();
     this.flying = 0;
     this.wanted = () => [];
@@ -36,6 +37,11 @@ export class Pictures {
     return found;
   }
 
+  refetch() {
+    this.stale = new Set(this.kept.keys());
+    this.arrived();
+  }
+
   // Ask for what is wanted now and not there: `wanted` gives indices, the most urgent first.
   fetch(stretch, small) {
     if (Date.now() < this.rest) return;
@@ -43,7 +49,7 @@ export class Pictures {
       const some = [];
       for (const index of this.wanted()) {
         const key = this.key(index, stretch, small);
-        if (!this.kept.has(key) && !this.asked.has(key)) {
+        if ((!this.kept.has(key) || this.stale.has(key)) && !this.asked.has(key)) {
           this.asked.add(key);
           some.push(index);
           if (some.length === AT_ONCE) break;
@@ -64,7 +70,9 @@ export class Pictures {
       const [, planes, ny, nx] = shape, each = planes * ny * nx;
       items.forEach((header, k) => {
         const shades = new Uint8Array(content, 4 + length + k * each, each);
-        this.kept.set(this.key(indices[k], stretch, small), { header, shades, planes, ny, nx });
+        const key = this.key(indices[k], stretch, small);
+        this.kept.set(key, { header, shades, planes, ny, nx });
+        this.stale.delete(key);
       });
       while (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
       this.away("");

@@ -19,7 +19,6 @@ export class Queue {
     this.why = "";
     this.isKept = true; // whether they outlive this page
     this.sending = false;
-    this.send();
   }
 
   // What an earlier page, or another one, has not got rid of. The server takes each vote once, whoever sends it.

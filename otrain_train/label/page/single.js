@@ -3,14 +3,15 @@
 import { part } from "./grid.js";
 import { drawPlane, drawStrip } from "./pictures.js";
 import { Refused, askBytes, askJson, query } from "./server.js";
+import { WORDS } from "./votes.js";
 
-const WORDS = { t: "true", f: "false", u: "unsure" };
 const MAP_NAMES = { occlusion: "Occlusion", "grad-cam": "Grad-CAM" };
 const TRAIL = 12, KEPT_MAPS = 100, GAP = 10, CAPTION = 32;
 const FACTS = [
   ["CANDID", "CANDID"], ["OBJECTID", "Object"], ["MAG", "Magnitude"], ["FILTER", "Filter"], ["FWHM", "FWHM"], ["FWHMPSF", "FWHM of PSF"],
   ["RA", "RA"], ["DEC", "Dec"], ["XPOS", "x"], ["YPOS", "y"], ["MJD", "MJD"], ["FILE", "Image"],
 ];
+const NAMES = ["CANDID", "OBJECTID"];
 const DIGITS = { MAG: 2, FWHM: 2, FWHMPSF: 2, RA: 5, DEC: 5, XPOS: 1, YPOS: 1, MJD: 5 };
 
 export class Single {
@@ -25,7 +26,7 @@ export class Single {
     this.scale = 1;
     this.maps = new Map();
     this.withMaps = false;
-    for (const button of this.buttons) button.addEventListener("click", () => page.vote(button.dataset.vote));
+    for (const button of this.buttons) button.addEventListener("click", () => { page.vote(button.dataset.vote); page.focus(); });
     new ResizeObserver(() => page.isSingle && this.fit()).observe(this.view);
   }
 
@@ -37,17 +38,18 @@ export class Single {
   *wanted() {
     const { sequence, cursor } = this.page;
     yield sequence[cursor].i;
-    for (let p = cursor + 1; p < Math.min(sequence.length, cursor + 16); p++) yield sequence[p].i;
+    for (let p = cursor + 1; p < Math.min(sequence.length, cursor + 48); p++) yield sequence[p].i;
     for (let p = cursor - 1; p >= Math.max(0, cursor - 6); p--) yield sequence[p].i;
   }
 
   update() {
     const { page } = this, item = page.item, picture = page.picture(item.i, false);
     const header = picture?.header;
-    this.name.textContent = header?.CANDID ?? page.nameOf(item.i);
-    this.place.textContent = `${(page.cursor + 1).toLocaleString("en")} of ${page.sequence.length.toLocaleString("en")} · ${page.start.keys[item.i]}`;
+    this.name.textContent = page.shownName(item, header);
+    const key = page.isVeiled(item) ? "" : ` · ${page.start.keys[item.i]}`;
+    this.place.textContent = `${(page.cursor + 1).toLocaleString("en")} of ${page.sequence.length.toLocaleString("en")}${key}`;
     this.showScore(item);
-    this.showFacts(header);
+    this.showFacts(item, header);
     this.mark();
     this.showPictures(item, picture);
     this.showOthers(item);
@@ -81,17 +83,17 @@ export class Single {
     });
   }
 
-  showFacts(header) {
-    const rows = [];
+  showFacts(item, header) {
+    const rows = [], isVeiled = this.page.isVeiled(item);
     for (const [key, name] of header ? FACTS : []) {
-      if (header[key] === undefined) continue;
+      if (header[key] === undefined || (isVeiled && NAMES.includes(key))) continue;
       let text = typeof header[key] === "number" ? header[key].toFixed(DIGITS[key]) : header[key];
       if (key === "MAG" && header.MAGERR !== undefined) text += ` ± ${header.MAGERR.toFixed(2)}`;
       rows.push([name, text]);
     }
     if (header?.flags.length) rows.push(["Flags", header.flags.join(", ")]);
     if (header?.reason) rows.push(["Why", header.reason]);
-    if (header?.sorted) rows.push(["Lies in", `${header.sorted}/`]);
+    if (header?.sorted && !isVeiled) rows.push(["Lies in", `${header.sorted}/`]);
     this.facts.replaceChildren(...rows.map(([name, text]) => {
       const row = document.createElement("tr");
       part(row, "th", "", name).scope = "row";
@@ -198,7 +200,10 @@ export class Single {
       const canvas = line.appendChild(document.createElement("canvas"));
       if (picture) drawStrip(canvas, { ...picture, planes: 1, shades: picture.shades.subarray((picture.planes - 1) * picture.ny * picture.nx) });
       part(line, "span", "badge", vote === "." ? "" : vote.toUpperCase());
-      line.addEventListener("click", () => this.page.go(this.page.sequence.indexOf(entry.item)));
+      line.addEventListener("click", () => {
+        const position = this.page.positionOf(entry.item);
+        if (position >= 0) this.page.go(position);
+      });
       return line;
     }));
   }
