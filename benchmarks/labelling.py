@@ -172,7 +172,7 @@ def report(folder: Path, keys: list[str], seconds: float, most_unsent: int, kill
         f"{most_unsent} votes waited at most"
     )
     print(f"  lines of labels.csv   {len(lines)}: {dict(written)}; in the order pressed: {in_order}")
-    print(f"  votes counted         {tally.votes}; damaged lines {tally.damaged}; lost {len(keys) - tally.votes}")
+    print(f"  votes counted         {tally.votes}; damaged lines {len(tally.damaged)}; lost {len(keys) - tally.votes}")
     looks = sum(map(len, tally.looks.values()))
     print(f"  standing              {len(tally.standing)} candidates, and {looks} blind second looks")
     print(f"  latest key            {max(late):.2f} s late")

@@ -128,6 +128,10 @@ def _by_stars(reference: SkyImage, science: SkyImage) -> Aligned:
             f"'{reference.path}' and '{science.path}' cannot be aligned by their stars ({said}): solve their "
             "astrometry, or say --align none if they have the same pixels"
         ) from None
-    log.info("aligned by %d stars: %s", len(matched), transform)
+    (dx, dy), angle = transform.translation, np.degrees(transform.rotation)
+    log.info(
+        "'%s' is aligned by %d stars: moved by %.1f, %.1f pixels, turned by %.2f degrees, scaled by %.4f",
+        reference.path, len(matched), dx, dy, angle, transform.scale,
+    )  # fmt: skip
     masked = np.asarray(beyond, np.bool_)
     return Aligned(np.where(masked, 0, np.ma.getdata(pixels)), masked)

@@ -76,8 +76,15 @@ def _places(root: Path, key: str) -> list[str]:
     return [key, *(os.path.join(folder, each, name) for each in classes)]
 
 
-def find_candidates(folder: str | os.PathLike[str]) -> CandidateFolder:
+def find_candidates(folder: str | os.PathLike[str], unsorted: bool = False) -> CandidateFolder:
     """List the cutouts in a folder and in all folders below it; hidden ones, and links to folders, are left out.
+
+    Parameters
+    ----------
+    folder
+        Is looked through.
+    unsorted
+        Whether to leave out those that lie in a folder true or false.
 
     Raises
     ------
@@ -100,6 +107,10 @@ def find_candidates(folder: str | os.PathLike[str]) -> CandidateFolder:
         paths = _without_twins(root, paths, shared)
         shared = Counter(map(key_of, paths))
     pairs = sorted((key_of(path) if shared[key_of(path)] == 1 else _whole(path), path) for path in paths)
+    if unsorted:
+        pairs = [(key, path) for key, path in pairs if not class_of(path)]
+        if not pairs:
+            raise SourceError(f"all cutouts in the folder '{root}' are sorted: each lies in a folder true or false")
     several = frozenset(key for key, count in shared.items() if count > 1)
     return CandidateFolder(Path(root), [key for key, _ in pairs], [path for _, path in pairs], several)
 

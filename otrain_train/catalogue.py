@@ -1,17 +1,19 @@
 """Candidates of any other pipeline: its catalogue, read by a mapping of columns."""
 
 import difflib
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from astropy.wcs import WCS
 
 from otrain_infer.errors import SourceError, UsageError
 from otrain_train.candidates_list import COLUMNS, LIST_NAME, Candidates, check_replaceable, from_table
-from otrain_train.images import quiet_fits, read_image
+from otrain_train.images import SkyImage, quiet_fits, read_image
+
+log = logging.getLogger(__name__)
 
 Texts = npt.NDArray[np.str_]
 
@@ -45,7 +47,8 @@ class CatalogueSettings:
     columns
         Column of a list of candidates -> column of the catalogue; those not named are sought under usual names.
     difference, image, reference
-        The images that all candidates are on; None where the catalogue names them, or there is none.
+        The images that all candidates are on, as seen from here or from the folder of the list; None where the
+        catalogue names them, or there is none.
     first_pixel
         What the catalogue calls the first pixel: 1 as FITS does, or 0.
     """
@@ -68,7 +71,7 @@ def import_catalogue(catalogue: Path, folder: Path, settings: CatalogueSettings 
     """Write the candidates of another pipeline as ``candidates_list.dat`` into a folder.
 
     Positions that the catalogue lacks, in the sky or in pixels, follow from the WCS of the difference image, or else of
-    the science image.
+    the science image, and so does the filter.
 
     Parameters
     ----------
@@ -94,11 +97,25 @@ def import_catalogue(catalogue: Path, folder: Path, settings: CatalogueSettings 
     check_replaceable(folder / LIST_NAME)
     columns = _columns(_read(catalogue), settings.columns, catalogue)
     found = from_table(columns, f"the catalogue '{catalogue}'")
-    found = _with_positions(_with_images(found, settings, folder), settings, folder, "Xpos" in columns)
-    if not found.differences.any() and not found.images.any():
+    found = _with_images(_with_ids(found, settings, catalogue), settings, folder)
+    if len(found) and not found.differences.any() and not found.images.any():
         raise SourceError(f"the catalogue '{catalogue}' names no image: name the one with --difference")
+    if len(found):
+        found = _with_what_images_say(found, settings, folder, "Xpos" in columns)
     found.write(folder / LIST_NAME)
     return found
+
+
+def _with_ids(found: Candidates, settings: CatalogueSettings, path: Path) -> Candidates:
+    """See to it that no two candidates share their identifier, as where the numbers begin anew with each image."""
+    if len(np.unique(found.ids)) == len(found):
+        return found
+    if "ID" in settings.columns:
+        raise SourceError(
+            f"two candidates of the catalogue '{path}' have the same {settings.columns['ID']}: each its own"
+        )
+    log.warning("candidates of the catalogue '%s' share identifiers: they are numbered anew", path)
+    return replace(found, ids=np.arange(len(found)).astype(str))
 
 
 def _read(path: Path) -> Any:
@@ -145,8 +162,19 @@ def _columns(table: Any, given: dict[str, str], path: Path) -> dict[str, Any]:
 
 def _with_images(found: Candidates, settings: CatalogueSettings, folder: Path) -> Candidates:
     given = {"differences": settings.difference, "images": settings.image, "references": settings.reference}
-    named = {name: np.full(len(found), _from(path, folder)) for name, path in given.items() if path is not None}
-    return replace(found, **named)
+    paths = {name: _there(path, folder) for name, path in given.items() if path is not None}
+    sizes = {str(path): read_image(path).shape for path in paths.values()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"'{name}' {nx} x {ny}" for name, (ny, nx) in sizes.items())
+        raise SourceError(f"the images are not of the same pixels ({said})")
+    return replace(found, **{name: np.full(len(found), _from(path, folder)) for name, path in paths.items()})
+
+
+def _there(path: Path, folder: Path) -> Path:
+    try:
+        return next(each for each in (path, folder / path) if each.exists())
+    except StopIteration:
+        raise SourceError(f"there is no image '{path}', neither here nor in '{folder}'") from None
 
 
 def _from(path: Path, folder: Path) -> str:
@@ -156,25 +184,38 @@ def _from(path: Path, folder: Path) -> str:
     return str(whole.relative_to(inside)) if whole.is_relative_to(inside) else str(whole)
 
 
-def _with_positions(found: Candidates, settings: CatalogueSettings, folder: Path, has_pixels: bool) -> Candidates:
+def _with_what_images_say(found: Candidates, settings: CatalogueSettings, folder: Path, has_pixels: bool) -> Candidates:
     x, y = found.x + 1 - settings.first_pixel, found.y + 1 - settings.first_pixel
-    ra, dec = found.ra.copy(), found.dec.copy()
-    if has_pixels and np.isfinite(ra + dec).all():
-        return replace(found, x=x, y=y)
+    ra, dec, bands = found.ra.copy(), found.dec.copy(), found.bands.astype(object)
     names: Texts = np.where(found.differences != "", found.differences, found.images)
-    for name in np.unique(names).tolist():
-        rows = names == name
-        wcs = _wcs(folder / name) if name else None
-        if wcs is None:
+    solved, outside = False, 0
+    for name in np.unique(names[names != ""]).tolist():
+        rows = np.flatnonzero(names == name)
+        if has_pixels and np.isfinite(ra[rows] + dec[rows]).all() and (bands[rows] != "").all():
             continue
-        if not has_pixels:
-            x[rows], y[rows] = wcs.all_world2pix(ra[rows], dec[rows], 1, quiet=True)
-        else:
-            ra[rows], dec[rows] = wcs.all_pix2world(x[rows], y[rows], 1)
+        image = read_image(folder / name)
+        bands[rows[bands[rows] == ""]] = image.band
+        if image.wcs is not None:
+            solved = True
+            if not has_pixels:
+                x[rows], y[rows] = image.wcs.all_world2pix(ra[rows], dec[rows], 1, quiet=True)
+            lost = rows[~np.isfinite(ra[rows] + dec[rows])]
+            ra[lost], dec[lost] = image.wcs.all_pix2world(x[lost], y[lost], 1)
+        outside += _outside(x[rows], y[rows], image)
     if not np.isfinite(x + y).any():
-        raise SourceError("the catalogue has RA and Dec alone, and no image of it has a WCS to tell the pixels by")
-    return replace(found, x=x, y=y, ra=ra, dec=dec)
+        raise SourceError(
+            "the catalogue has RA and Dec alone, and "
+            + (
+                "none of them is in its image: are both in degrees?"
+                if solved
+                else "no image of it has a WCS to tell the pixels by"
+            )
+        )
+    if outside:
+        log.warning("%d of %d candidates lie outside of their image, or nowhere", outside, len(found))
+    return replace(found, x=x, y=y, ra=ra, dec=dec, bands=bands.astype(np.str_))
 
 
-def _wcs(path: Path) -> WCS | None:
-    return read_image(path).wcs
+def _outside(x: Any, y: Any, image: SkyImage) -> int:
+    ny, nx = image.shape
+    return int(np.count_nonzero(~((x >= 0.5) & (y >= 0.5) & (x <= nx + 0.5) & (y <= ny + 0.5))))

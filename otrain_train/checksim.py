@@ -13,7 +13,7 @@ from otrain_train.bootstrap import wilson
 from otrain_train.candidates_list import LIST_NAME, Candidates, read_candidates
 from otrain_train.canvas import BOTH, REAL, new_figure, save, set_title
 from otrain_train.crossmatch import CROSSMATCH_NAME
-from otrain_train.match import Match, match
+from otrain_train.match import Match, just_beyond, match
 from otrain_train.outputs import prepare_folder
 from otrain_train.simulated_objects import SimulatedObjects, find_lists, read_simulated_objects
 
@@ -24,7 +24,9 @@ FOLDER, SUMMARY = "CheckSim", "summary.txt"
 ALL = "allbands"
 DISTRIBUTION, FRACTION, RECOVERED = "sim_mag_distrib_{}.png", "sim_det_fraction_{}.png", "sim_mag_recovered.png"
 BIN_WIDTHS = (0.25, 0.5, 1.0, 2.0, 5.0)
-MOST_BINS, FEWEST = 20, 6
+OTHER_ZERO_POINT = 0.5
+"""Offset of magnitudes that no error of a measurement explains."""
+MOST_BINS, FEWEST = 12, 6
 """Bins of magnitude at most, and sources in each of them on average at least."""
 
 
@@ -38,12 +40,15 @@ class SimCheck:
         Holds the lists, and receives ``crossmatch.dat`` and ``CheckSim``.
     objects, candidates, matched
         The sources, the candidates, and which of them belong together.
+    hint
+        What makes the radius doubtful, in one sentence; empty where nothing does.
     """
 
     folder: Path
     objects: SimulatedObjects
     candidates: Candidates
     matched: Match
+    hint: str = ""
 
     @property
     def detected(self) -> Rows:
@@ -66,6 +71,11 @@ class SimCheck:
                 f"of those detected, medians: {distance:.3f} {unit} from where they were inserted, magnitude measured "
                 f"less inserted {np.nanmedian(self.mag_offsets):+.3f}"
             )
+            if abs(np.nanmedian(self.mag_offsets)) > OTHER_ZERO_POINT:
+                lines.append(
+                    "magnitudes are far from those inserted: was --ZP the same for otrain-sim and otrain-detect?"
+                )
+        lines += [self.hint] if self.hint else []
         for band in np.unique(self.objects.filters).tolist():
             rows = self.objects.filters == band
             lines += [
@@ -129,7 +139,8 @@ def check_simulation(folder: Path, radius: float = 2.0) -> SimCheck:
     if len(objects) == 0:
         raise SourceError(f"the list '{lists[0]}' of simulated sources is empty")
     candidates = read_candidates(folder / LIST_NAME)
-    check = SimCheck(folder, objects, candidates, match(objects, candidates, radius))
+    matched = match(objects, candidates, radius)
+    check = SimCheck(folder, objects, candidates, matched, just_beyond(objects, candidates, radius, matched)[1])
     figures = _draw(check)
     prepare_folder(folder / FOLDER, (*figures, SUMMARY), (folder / LIST_NAME, *lists))
     write_crossmatch(check, folder / CROSSMATCH_NAME)

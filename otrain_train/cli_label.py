@@ -40,6 +40,7 @@ def _label_parser() -> ConfigParser:
     option("--port", type=int, default=8642, help="port to listen on; 0 takes any that is free")
     option("--token", default="", help="what the page asks for; if not given, one that is kept for you")
     option("--no-browser", action="store_true", help="open no browser")
+    option("--unsorted", action="store_true", help="show only candidates that lie in no folder true or false yet")
     option("--move", action="store_true", help="move candidates to true/ and false/ as the votes say, and end")
     option("--undo-move", action="store_true", help="move back those that were moved last, and end")
     add_rule(parser)
@@ -74,6 +75,7 @@ def _label(arguments: Namespace) -> int:
         planes=arguments.planes,
         labels=arguments.labels,
         rule=rule,
+        unsorted=arguments.unsorted,
     )
     server = ServerSettings(arguments.host, arguments.port, arguments.token, not arguments.no_browser)
     serve(arguments.folder, desk, server)

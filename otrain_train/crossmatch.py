@@ -1,6 +1,7 @@
 """Simulated sources of ``crossmatch.dat`` joined with the candidates of a table of scores."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,31 @@ def read_crossmatch(crossmatch: Path, infer: Path) -> Crossmatch:
     return joined
 
 
+def _of_one_image(
+    sources: Sources, candidates: Candidates, rows: npt.NDArray[np.int64], notes: list[str]
+) -> npt.NDArray[np.int64]:
+    """Part what has the same identifier on another image: lists of candidates begin with the same numbers."""
+    one = np.array([os.path.basename(name) for name in sources.files.tolist()], np.str_)
+    other = np.array([os.path.basename(name) for name in candidates.files.tolist()], np.str_)[rows]
+    known = (rows >= 0) & (one != "") & (other != "")
+    same = known & (one == other)
+    if not known.any() or same[known].all():
+        return rows
+    if same.any():
+        apart = known & ~same
+        notes.append(
+            f"{apart.sum()} candidate(s) of the identifier of a source's are on another image in the table of scores: "
+            "they are others"
+        )
+        return np.where(apart, -1, rows)
+    first = int(np.argmax(known))
+    notes.append(
+        f"no candidate in the table of scores is on an image of its source's name ('{one[first]}' and '{other[first]}'"
+        ", for one): unless your pipeline renames images, the tables are not of the same candidates"
+    )
+    return rows
+
+
 def _in_folder(path: Path, name: str) -> Path:
     return path / name if path.is_dir() else path
 
@@ -115,6 +141,7 @@ def _in_folder(path: Path, name: str) -> Path:
 def _join(sources: Sources, candidates: Candidates, notes: list[str]) -> Crossmatch:
     places = {candid: row for row, candid in enumerate(candidates.candids.tolist()) if candid}
     rows = np.array([places.get(candid, -1) for candid in sources.closest.tolist()], np.int64)
+    rows = _of_one_image(sources, candidates, rows, notes)
     simulated = np.isin(np.arange(len(candidates)), rows)
     near = np.isin(candidates.candids, sources.near) & ~simulated
     found = sources.closest != ""

@@ -65,8 +65,8 @@ class Candidates:
 
     Attributes
     ----------
-    candids
-        Text (n,), empty where missing.
+    candids, files
+        Text (n,): identifier and image, empty where missing.
     scores
         float32 (n,), NaN where a candidate could not be scored.
     mags
@@ -76,6 +76,7 @@ class Candidates:
     """
 
     candids: Texts
+    files: Texts
     scores: npt.NDArray[np.float32]
     mags: Floats
     fwhm_ratios: Floats
@@ -215,7 +216,8 @@ def _candidates(table: "Table", notes: list[str]) -> Candidates:
     with np.errstate(over="ignore"):
         ratios = widths / psf
     ratios[np.isinf(ratios)] = np.nan
-    return Candidates(candids[kept], scores[kept], _magnitudes(table)[kept], ratios[kept])
+    files = _texts(table, "originalFile")
+    return Candidates(candids[kept], files[kept], scores[kept], _magnitudes(table)[kept], ratios[kept])
 
 
 def _first_of_each(candids: Texts, scored: Bools, notes: list[str]) -> npt.NDArray[np.int64]:

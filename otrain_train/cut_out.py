@@ -76,7 +76,7 @@ def cut_out(job: CutJob) -> CutResult:
         content = cutouts_bytes(pixels, planes.names, _keywords(job.candidates, rows, cut_off, planes.mjd))
         _write([job.paths[row] for row in rows.tolist()], content)
         written.append(rows)
-        at_edge += len(rows) * cut_off
+        at_edge += int(np.count_nonzero(job.candidates.edge[rows] | cut_off))
     done = np.concatenate(written)
     outside = len(job.candidates) - len(done)
     said = f"{outside} candidate(s) lie outside of their image '{planes.file}'" if outside else ""

@@ -1,5 +1,6 @@
 """What ``otrain-detect`` does: references subtracted from science images, and what stands out on the difference."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,19 +11,23 @@ from astropy.io import fits
 from scipy.spatial import cKDTree
 
 from otrain_infer.atomic import replacing
-from otrain_infer.errors import SourceError, UsageError
+from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.align import METHODS, Aligned, align
 from otrain_train.bad_pixels import stem_of
 from otrain_train.candidates_list import LIST_NAME, Candidates, check_replaceable
-from otrain_train.images import ImageSettings, SkyImage, find_images, quiet_fits, read_image
+from otrain_train.images import ImageSettings, SkyImage, find_images, has_keyword, quiet_fits, read_image
 from otrain_train.measure import Measured, find_candidates
 from otrain_train.photometry import HOT_PIXEL, Sky, Sources, find_sources, find_stars, subtract_sky
 from otrain_train.psf import ConvolvedPointSpread, measure_psf, psf_beside
 from otrain_train.references import References
 from otrain_train.subtract import Difference, KernelSettings, Pair, subtract
 
+log = logging.getLogger(__name__)
+
 Floats = npt.NDArray[np.float64]
 
+KEYWORD = "OTDIFF"
+"""In the header of what was written here: it tells these images from those of other programs."""
 FOLDER = "subtraction"
 """In the folder of the images: receives NAME_diff.fits and NAME_ref.fits."""
 
@@ -32,6 +37,12 @@ MOST_STARS = 400
 """Sources that the kernel is fitted to, the brightest."""
 SAME_SOURCE = 3.0
 """Distance up to which sources of both images are the same (pixels)."""
+LOST, APART = 15.0, 0.7
+"""Distance up to which the stars of both are compared, and from which on they are told to be apart (pixels)."""
+FEWEST_PAIRS = 5
+"""Pairs of stars below which nothing is said of that."""
+BLURRED = 1.2
+"""Width of a reference over that of the image, from which on it is told to be blurred."""
 UNSATURATED = 0.8
 """Part of the saturation up to which a peak is trusted."""
 TRUNCATED = 4
@@ -49,7 +60,7 @@ class DetectSettings:
     Attributes
     ----------
     threshold
-        Lowest significance.
+        Lowest significance, on the difference smoothed with the point spread function.
     zero_point
         Magnitude of 1 ADU: a number, or the keyword of each header that says it.
     negative
@@ -83,12 +94,16 @@ class SearchedImage:
 
     Attributes
     ----------
-    name
-        Of the image.
+    name, reference
+        Of the image and of its reference.
     candidates
         How many.
-    fwhm, reference_fwhm
-        Of the point spread functions (pixels), as twice the radius that holds half of the light.
+    searched
+        Part of the pixels that both images have.
+    apart
+        How far the stars of both are from each other, in the median (pixels); NaN where too few are in both.
+    width, reference_width
+        Of the point spread functions: twice the radius that holds half of the light (pixels).
     stars
         How many the kernel was fitted to.
     residual
@@ -98,19 +113,39 @@ class SearchedImage:
     """
 
     name: str
+    reference: str
     candidates: int
-    fwhm: float
-    reference_fwhm: float
+    searched: float
+    apart: float
+    width: float
+    reference_width: float
     stars: int
     residual: float
     noise: float
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.candidates} candidates; FWHM {self.fwhm:.2f} and {self.reference_fwhm:.2f} pixels, "
-            f"kernel from {self.stars} stars, {self.residual:.1f} sigma of them left, noise {self.noise:.2f} "
-            "of that expected"
+            f"{self.name} less {self.reference}: {self.candidates} candidates on {self.searched:.0%} of the pixels; "
+            f"half of a star within {self.width:.2f} and {self.reference_width:.2f} pixels, {self.apart:.2f} apart; "
+            f"kernel from {self.stars} stars, {self.residual:.1f} sigma of them left, noise {self.noise:.2f} of that "
+            "expected"
         )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what makes artefacts that are no fault of the subtraction."""
+        said = []
+        if self.apart > APART:
+            said.append(
+                f"the stars of '{self.name}' and '{self.reference}' are {self.apart:.1f} pixels apart: solve the "
+                "astrometry again, or say --align stars"
+            )
+        if self.reference_width > BLURRED * self.width:
+            said.append(
+                f"'{self.reference}' is less sharp than '{self.name}' ({self.reference_width:.1f} and {self.width:.1f} "
+                "pixels): take a sharper reference, or expect more artefacts"
+            )
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +194,12 @@ def detect(
         When a result cannot be written.
     """
     settings = settings or DetectSettings()
-    paths = find_images(folder)
+    paths = [path for path in find_images(folder) if not (reference.exists() and path.samefile(reference))]
+    if not paths:
+        raise SourceError(f"the reference is the only image in '{folder}'")
     check_replaceable(folder / LIST_NAME)
+    for path in paths:
+        _check_own(path, folder)
     references = References(reference, settings.references)
     found, counts, failures = [], [], []
     for done, path in enumerate(paths):
@@ -171,6 +210,8 @@ def detect(
         else:
             found.append(candidates)
             counts.append(count)
+            for sentence in count.warnings:
+                log.warning("%s", sentence)
         if progress:
             progress(done + 1, len(paths))
     if not found:
@@ -185,6 +226,13 @@ def _detect_one(
     image = read_image(path, settings.images)
     zero_point = image.zero_point(settings.zero_point)
     reference = references.of(image)
+    for each in (image, reference):
+        if each.gain is None:
+            log.warning(
+                "'%s' does not say its gain (GAIN, EGAIN): stars will be noisier than is expected, and their remains "
+                "candidates; give --gain, or --reference-gain, in e-/ADU",
+                each.path,
+            )
     aligned = align(reference, image, settings.alignment)
     science = _look_at(image.pixels, image.masked, image)
     template = _as_wide_as(_look_at(aligned.pixels, aligned.masked, reference), science)
@@ -206,7 +254,10 @@ def _detect_one(
     candidates = _named(measured, image, names, zero_point, width)
     count = SearchedImage(
         path.name,
+        f"{reference.path.parent.name}/{reference.path.name}",
         len(candidates),
+        1 - float(difference.masked.mean()),
+        _apart(science, template),
         science.width,
         template.width,
         len(difference.stars),
@@ -234,6 +285,21 @@ def _look_at(pixels: Floats, masked: npt.NDArray[np.bool_], image: SkyImage) -> 
     if not stars.any():
         raise SourceError(f"'{image.path}' shows no bright, round and unsaturated star to tell its seeing by")
     return _Looked(image, sky, sources, stars, 2 * float(np.median(sources.radius[stars])))
+
+
+def _apart(science: _Looked, template: _Looked) -> float:
+    """Give the median offset of the stars of both images: that which most of the brightest pairs agree on."""
+    one, other = (
+        np.stack([each.y, each.x], axis=1)[np.argsort(-each.peak, kind="stable")[:MOST_STARS]]
+        for each in (science.sources.select(science.stars), template.sources.select(template.stars))
+    )
+    near = cKDTree(other).query_ball_point(one, LOST)
+    offsets = np.concatenate([other[rows] - place for place, rows in zip(one, near, strict=True)])
+    if len(offsets) < FEWEST_PAIRS:
+        return float("nan")
+    agreeing = [len(rows) for rows in cKDTree(offsets).query_ball_point(offsets, 1.0)]
+    inside = np.hypot(*(offsets - offsets[int(np.argmax(agreeing))]).T) < 1.0
+    return float(np.hypot(*np.median(offsets[inside], axis=0)))
 
 
 def _as_wide_as(template: _Looked, science: _Looked) -> _Looked:
@@ -267,17 +333,27 @@ def _in_both(science: _Looked, template: _Looked) -> npt.NDArray[np.int64]:
     return np.rint(np.stack([chosen.y[brightest], chosen.x[brightest]], axis=1)).astype(np.int64)
 
 
+def _files(path: Path, folder: Path) -> dict[str, Path]:
+    return {kind: folder / FOLDER / f"{stem_of(path)}_{kind}.fits" for kind in ("diff", "ref")}
+
+
+def _check_own(path: Path, folder: Path) -> None:
+    for file in _files(path, folder).values():
+        if file.exists() and not has_keyword(file, KEYWORD):
+            raise OutputError(f"'{file}' was not written by otrain-detect, which would replace it: move it elsewhere")
+
+
 def _write_images(image: SkyImage, aligned: Aligned, difference: Difference, folder: Path) -> tuple[str, str]:
     """Write the difference and the reference as it was taken away; NaN is where an image has no number."""
     blank = ~np.isfinite(image.pixels) | (aligned.masked & (aligned.pixels == 0))
-    names = []
+    (folder / LIST_NAME).unlink(missing_ok=True)  # it is about images that are now replaced
+    files = _files(image.path, folder)
     for kind, pixels in (("diff", difference.pixels), ("ref", difference.reference)):
-        path = folder / FOLDER / f"{stem_of(image.path)}_{kind}.fits"
-        with quiet_fits(), replacing(path) as part:
+        with quiet_fits(), replacing(files[kind]) as part:
             hdu = fits.PrimaryHDU(np.where(blank, np.nan, pixels).astype(np.float32), image.header)
+            hdu.header[KEYWORD] = (kind, "written by otrain-detect")
             hdu.writeto(part, output_verify="silentfix+ignore")
-        names.append(f"{FOLDER}/{path.name}")
-    return names[0], names[1]
+    return f"{FOLDER}/{files['diff'].name}", f"{FOLDER}/{files['ref'].name}"
 
 
 def _named(found: Measured, image: SkyImage, names: tuple[str, str], zero_point: float, width: float) -> Candidates:

@@ -12,7 +12,7 @@ from otrain_infer.command import available_processors
 from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.candidates_list import LIST_NAME, Candidates, read_candidates
 from otrain_train.cut_out import CutJob, CutResult, cut_out, resolve
-from otrain_train.match import match
+from otrain_train.match import just_beyond, match
 from otrain_train.pool import Place, run_in_processes
 from otrain_train.simulated_objects import SimulatedObjects, find_lists, read_simulated_objects
 
@@ -72,6 +72,7 @@ class ExtractSummary:
     counts: dict[str, int]
     at_edge: int
     failures: list[str]
+    hint: str = ""
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -80,6 +81,7 @@ class ExtractSummary:
         left = self.counts.get("", 0)
         if len(self.counts) > 1 and left:
             lines.append(f"to be looked at: {left}")
+        lines += [self.hint] if self.hint else []
         return "\n".join([*lines, *(f"left out: {failure}" for failure in self.failures)])
 
 
@@ -111,7 +113,7 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
     """
     settings = settings or ExtractSettings()
     candidates = read_candidates(folder / LIST_NAME)
-    where = _sort(candidates, folder, settings)
+    where, hint = _sort(candidates, folder, settings)
     if settings.replace:
         _check_images(candidates, folder)
     target = folder / (TRAINING_FOLDER if settings.training else FOLDER)
@@ -128,7 +130,9 @@ def extract(folder: Path, settings: ExtractSettings | None = None, progress: Pro
         )
         for rows in groups
     ]
-    summary = ExtractSummary(target, {place: 0 for place in ("", TRUE, FALSE) if settings.training or not place}, 0, [])
+    summary = ExtractSummary(
+        target, {place: 0 for place in ("", TRUE, FALSE) if settings.training or not place}, 0, [], hint
+    )
     for rows, result in zip(groups, _cut_out_all(jobs, len(candidates), progress), strict=True):
         for row in rows[result.rows].tolist():
             summary.counts[where[row]] += 1
@@ -174,10 +178,10 @@ def _cut_out_in_process(_: None, job: CutJob, place: Place) -> CutResult:
     return cut_out(job)
 
 
-def _sort(candidates: Candidates, folder: Path, settings: ExtractSettings) -> list[str]:
-    """Give the folder of each candidate within that of all: empty, true or false."""
+def _sort(candidates: Candidates, folder: Path, settings: ExtractSettings) -> tuple[list[str], str]:
+    """Give the folder of each candidate within that of all, empty, true or false; and what is doubtful about them."""
     if not settings.training:
-        return [""] * len(candidates)
+        return [""] * len(candidates), ""
     lists = find_lists(folder)
     if not lists:
         raise SourceError(f"there is no simulated_objects.list in '{folder}', by which candidates could be true")
@@ -185,10 +189,12 @@ def _sort(candidates: Candidates, folder: Path, settings: ExtractSettings) -> li
     matched = match(objects, candidates, settings.radius)
     where = np.full(len(candidates), FALSE if settings.false else "", "<U5")
     near = [rows for rows in matched.near if rows.size]
+    beyond, hint = just_beyond(objects, candidates, settings.radius, matched)
+    where[beyond] = ""  # perhaps that of a source, and so not false
     if near:
         where[np.concatenate(near)] = ""  # near a source, and not its nearest: neither true nor false
         where[[int(rows[0]) for rows in near]] = TRUE
-    return [str(each) for each in where]
+    return [str(each) for each in where], hint
 
 
 def _prepare(target: Path, settings: ExtractSettings) -> None:

@@ -153,8 +153,21 @@ def find_images(folder: Path) -> list[Path]:
     if twice:
         raise SourceError(f"'{folder}' holds two images called {twice[0]}, with other endings: rename one")
     if not images:
-        raise SourceError(f"there is no image in the folder '{folder}': names of images end in {' '.join(ENDINGS)}")
+        inside = sorted(each.name for each in folder.iterdir() if each.is_dir())
+        below = f"; each folder of images is given alone, and there are {', '.join(inside[:4])}" if inside else ""
+        raise SourceError(
+            f"there is no image in the folder '{folder}' itself: names of images end in {' '.join(ENDINGS)}{below}"
+        )
     return images
+
+
+def has_keyword(path: Path, keyword: str) -> bool:
+    """Whether a file is a FITS file with a keyword in one of its headers."""
+    try:
+        with quiet_fits(), fits.open(path, memmap=True) as hdus:
+            return any(keyword in hdu.header for hdu in hdus)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def is_companion(path: Path) -> bool:

@@ -41,6 +41,32 @@ class Match:
         return np.array([rows[0] if rows.size else NONE for rows in self.near], np.int64)
 
 
+MAY_BE_CHANCE = 0.02
+"""Part of the sources that may have a candidate nearby for no reason."""
+BEYOND = 3.0
+"""Radii up to which a candidate counts as just beyond the radius."""
+
+
+def just_beyond(objects: SimulatedObjects, candidates: Candidates, radius: float, matched: Match) -> tuple[Rows, str]:
+    """Find candidates that are a little further than the radius from a source without a candidate.
+
+    Returns
+    -------
+    rows, sentence
+        int64 (k,), and what to say of the radius; empty where they may be there by chance.
+    """
+    further = match(objects, candidates, BEYOND * radius)
+    missed = np.flatnonzero((matched.closest < 0) & (further.closest >= 0))
+    rows = np.concatenate([np.empty(0, np.int64), *(further.near[source] for source in missed.tolist())])
+    if missed.size <= MAY_BE_CHANCE * len(objects):
+        return rows, ""
+    unit = "pixels" if matched.in_pixels.all() else "arcseconds"
+    return rows, (
+        f"{missed.size} of {len(objects)} inserted sources have a candidate not within {radius:g} {unit}, but within "
+        f"{BEYOND * radius:g}: is --radius large enough for these pixels?"
+    )
+
+
 def match(objects: SimulatedObjects, candidates: Candidates, radius: float) -> Match:
     """Find the candidates near each inserted source, on the same image.
 

@@ -32,11 +32,11 @@ MOST_CELLS = 5
 """Parts of the field along an axis, at the most."""
 MOST_STARS = 25
 """Stars of a part that are used, the brightest."""
-EXPONENTS = 2.5, 6.0
-"""Of a Moffat profile, the least and the greatest that telescopes have."""
+EXPONENTS = 2.5, 100.0
+"""Of a Moffat profile: the least that telescopes have, and one that is as good as a Gaussian."""
 ROUNDS = 4
 """How often the model and the positions of the stars are made to fit each other: more changes nothing."""
-DOUBTFUL = 0.2
+DOUBTFUL = 0.15
 """Relative difference from what the stars show, from which on a model is doubted."""
 BRIGHTEST = 2000
 """Stars that are looked at, the brightest."""

@@ -15,10 +15,20 @@ from scipy.spatial import cKDTree
 from otrain_infer.atomic import replacing
 from otrain_infer.errors import OutputError, SourceError, UsageError
 from otrain_train.bad_pixels import ENDINGS, copy_companions
-from otrain_train.images import ImageSettings, SkyImage, find_images, is_companion, quiet_fits, read_image
+from otrain_train.candidates_list import LIST_NAME as CANDIDATES_NAME
+from otrain_train.candidates_list import check_replaceable
+from otrain_train.images import (
+    ImageSettings,
+    SkyImage,
+    find_images,
+    has_keyword,
+    is_companion,
+    quiet_fits,
+    read_image,
+)
 from otrain_train.photometry import Sky, Sources, common_radius, find_sources, find_stars, subtract_sky
 from otrain_train.psf import PointSpread, measure_psf, psf_beside, read_psf
-from otrain_train.simulated_objects import LIST_NAME, SimulatedObjects
+from otrain_train.simulated_objects import LIST_NAME, SimulatedObjects, check_own
 
 log = logging.getLogger("otrain.train")
 
@@ -200,15 +210,18 @@ def simulate(
 def _remove_earlier(results: Path, paths: list[Path]) -> None:
     """Remove the copies of an earlier run, and refuse a folder that holds any other image.
 
-    What would be replaced might be somebody's image, and what would stay has sources that no list tells of.
+    What would be replaced might be somebody's image, and what would stay has sources that no list tells of. What was
+    detected on the copies of an earlier run goes with them.
     """
     if not results.is_dir():
         return
+    check_own(results / LIST_NAME)
+    check_replaceable(results / CANDIDATES_NAME)
     images = [entry for entry in sorted(results.iterdir()) if entry.name.lower().endswith(ENDINGS)]
     names = {path.name for path in paths}
     copies = [entry for entry in images if not is_companion(entry)]
     for entry in copies:
-        if entry.is_symlink() or any(entry.samefile(path) for path in paths) or not _is_copy(entry):
+        if entry.is_symlink() or any(entry.samefile(path) for path in paths) or not has_keyword(entry, KEYWORD):
             raise OutputError(
                 f"'{entry}' is no copy that otrain-sim has written: name a folder for the copies alone with --results"
             )
@@ -218,18 +231,10 @@ def _remove_earlier(results: Path, paths: list[Path]) -> None:
                 "another folder with --results, or remove it"
             )
     try:
-        for entry in (*copies, results / LIST_NAME):
+        for entry in (results / CANDIDATES_NAME, *copies, results / LIST_NAME):
             entry.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"'{results}' cannot be written to ({error.strerror or error})") from error
-
-
-def _is_copy(path: Path) -> bool:
-    try:
-        with quiet_fits(), fits.open(path, memmap=True) as hdus:
-            return any(KEYWORD in hdu.header for hdu in hdus)
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def _simulate_one(path: Path, results: Path, settings: SimSettings) -> tuple[SimulatedObjects, SimulatedImage]:
@@ -290,12 +295,14 @@ def _positions(
     galaxies = _galaxies(sky, sources) if settings.near_galaxies else None
     if galaxies is not None and len(galaxies) == 0:
         raise SourceError(f"'{image.path}' shows no galaxy that sources could be inserted near")
+    room = 1 + int(4 * ny * nx / (APART * psf.fwhm) ** 2)  # more than there are places for
     chosen = np.empty((0, 2))
     in_vain = 0
     while in_vain < TRIES:
         before, missing = len(chosen), settings.n_sources - len(chosen)
         if missing == 0:
             break
+        missing = min(missing, room)
         drawn = _near(galaxies, missing, rng) if galaxies is not None else rng.uniform(0, (ny, nx), (missing, 2))
         kept = (drawn >= margin).all(1) & (drawn[:, 0] < ny - 1 - margin) & (drawn[:, 1] < nx - 1 - margin)
         drawn = drawn[kept]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer.atomic import replacing
-from otrain_infer.errors import SourceError
+from otrain_infer.errors import OutputError, SourceError
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -84,6 +84,23 @@ class SimulatedObjects:
         formats = {"Xpos": "%.4f", "Ypos": "%.4f", "RA": "%.7f", "Dec": "%.7f", "mag": "%.4f", COUNT: "%.6g"}
         with replacing(path) as part:
             table.write(part, format="ascii.commented_header", formats=formats, overwrite=True)
+
+
+def check_own(path: Path) -> None:
+    """See to it that a list that is there may be replaced: one of another program stays.
+
+    Raises
+    ------
+    OutputError
+        When it is not one that `SimulatedObjects.write` has written.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline().split()
+    except OSError:
+        return
+    if first and first[1:] != [*COLUMNS, COUNT]:
+        raise OutputError(f"'{path}' was not written by otrain-sim, which would replace it: move it elsewhere")
 
 
 def read_simulated_objects(path: Path) -> SimulatedObjects:

@@ -129,6 +129,7 @@ def sorted_by_votes(folder: Path, labels: Path, rule: Rule) -> Sorted:
     candidates = find_candidates(folder)
     paths = dict(zip(candidates.keys, candidates.paths, strict=True))
     verdicts = {key: judge(votes, rule) for key, votes in sorted(tally.standing.items()) if votes}
+    without = len(paths) - sum(key in paths for key in verdicts)
     missing = [key for key, verdict in verdicts.items() if verdict.label and key not in paths]
     chosen = {
         os.path.join(folder, paths[key]): (key, verdict)
@@ -142,7 +143,7 @@ def sorted_by_votes(folder: Path, labels: Path, rule: Rule) -> Sorted:
         if not files[label]:
             raise SourceError(
                 f"the votes in '{labels}' call no cutout in '{folder}' {name}, and both classes are needed: "
-                f"{_left_out(verdicts, missing, tally) or 'label more'}"
+                f"{_left_out(verdicts, missing, without, tally) or 'label more'}"
             )
     return Sorted(
         files=files,
@@ -150,13 +151,15 @@ def sorted_by_votes(folder: Path, labels: Path, rule: Rule) -> Sorted:
         name=lambda path, _: os.path.relpath(path, folder),
         agreements={path: verdict.agreement for path, (_, verdict) in chosen.items()},
         candids={path: tally.candids[key] for path, (key, _) in chosen.items() if key in tally.candids},
-        said=_left_out(verdicts, missing, tally),
+        said=_left_out(verdicts, missing, without, tally),
     )
 
 
-def _left_out(verdicts: Mapping[str, Verdict], missing: list[str], tally: Tally) -> str:
+def _left_out(verdicts: Mapping[str, Verdict], missing: list[str], without: int, tally: Tally) -> str:
     counts = Counter(verdict.why for verdict in verdicts.values() if verdict.why)
     parts = [f"{count} {LEFT_OUT[why]}" for why, count in sorted(counts.items())]
+    if without:
+        parts.append(f"{without} without a vote")
     if missing:
         named = ", ".join(map(ascii, missing[:EXAMPLES])) + (" and so on" if len(missing) > EXAMPLES else "")
         parts.append(f"{len(missing)} not in the folder ({named})")

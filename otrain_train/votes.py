@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 
 from otrain_infer.errors import OutputError, SourceError
@@ -150,7 +150,8 @@ class Tally:
     votes
         How many lines were votes.
     damaged
-        How many were none, such as one that was being written when the machine went down.
+        Numbers of the lines that were none, such as one that was being written when the machine went down; the first
+        line of the file is 1.
     """
 
     standing: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -158,7 +159,7 @@ class Tally:
     candids: dict[str, str] = field(default_factory=dict)
     latest: dict[str, list[str]] = field(default_factory=dict)
     votes: int = 0
-    damaged: int = 0
+    damaged: list[int] = field(default_factory=list)
     _ids: set[str] = field(default_factory=set)
 
     def __contains__(self, vote_id: str) -> bool:
@@ -227,7 +228,7 @@ class Journal:
     def _start_over(self) -> None:
         self.state = secrets.token_hex(4)
         self._tally = Tally()
-        self._read = 0
+        self._read, self._lines = 0, 0
         self._end = b""  # the last that was read
         self._file = (0, 0)  # inode and time of change of the file that it was read from
 
@@ -305,7 +306,8 @@ class Journal:
         except OSError as error:
             raise SourceError(f"'{self.path}' cannot be read ({error.strerror or error})") from None
         whole = content[: content.rfind(b"\n") + 1]
-        count_lines(self._tally, whole if self._read else _after_header(whole) or b"")
+        count_lines(self._tally, whole if self._read else _after_header(whole) or b"", self._lines)
+        self._lines += whole.count(b"\n")
         self._read += len(whole)
         self._end = (self._end + whole)[-_COMPARED:]
         self._file = status.st_ino, status.st_mtime_ns
@@ -339,14 +341,15 @@ def _append(file: int, content: bytes) -> None:
         raise
 
 
-def count_lines(tally: Tally, content: bytes) -> None:
-    """Count the votes in lines of a journal, the first line left out."""
-    for line in content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n"):
+def count_lines(tally: Tally, content: bytes, before: int = 0) -> None:
+    """Count the votes in lines of a journal that come after so many others, the first line of the file left out."""
+    lines = content.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(lines, max(before, 1) + 1):
         vote = _parse(line) if line else None
         if vote:
             tally.add(vote)
         elif line:
-            tally.damaged += 1
+            tally.damaged.append(number)
 
 
 def read_line(line: str, columns: int) -> list[str] | None:
@@ -363,6 +366,7 @@ def _parse(line: str) -> Vote | None:
     if row is None:
         return None
     vote = Vote(*row)
+    vote = replace(vote, vote=vote.vote.lower(), look=vote.look.lower())  # spreadsheets write TRUE and FALSE
     known = vote.vote in CHOICES and vote.look in LOOKS and ID.fullmatch(vote.id)
     return vote if known and vote.candidate and vote.labeller else None
 
@@ -385,5 +389,9 @@ def read_votes(path: str | os.PathLike[str]) -> Tally:
     tally = Tally()
     count_lines(tally, lines)
     if tally.damaged:
-        log.warning("'%s': %d lines are no votes and are left out", path, tally.damaged)
+        log.warning(
+            "'%s': %d line(s) are no votes and are left out, the first is line %d: a vote has %d values, one of %s as "
+            "its vote, and an id of 32 hexadecimal digits",
+            path, len(tally.damaged), tally.damaged[0], len(COLUMNS), ", ".join(CHOICES),
+        )  # fmt: skip
     return tally

@@ -53,6 +53,8 @@ class DeskSettings:
         The file of votes; labels.csv in the folder if None.
     rule
         When votes make a label.
+    unsorted
+        Whether candidates in folders true and false are left out.
     """
 
     labeller: str
@@ -63,6 +65,7 @@ class DeskSettings:
     planes: tuple[str, ...] = ()
     labels: Path | None = None
     rule: Rule = field(default_factory=Rule)
+    unsorted: bool = False
 
     def __post_init__(self) -> None:
         check_labeller(self.labeller)
@@ -99,7 +102,7 @@ class Desk:
 
     def __init__(self, folder: str | os.PathLike[str], settings: DeskSettings) -> None:
         self.settings = settings
-        self.candidates = find_candidates(folder)
+        self.candidates = find_candidates(folder, settings.unsorted)
         self.journal = Journal(settings.labels or Path(folder) / LABELS)
         self.pictures = PictureReader.of(self.candidates, settings.planes)
         self.scores = Scores(self.candidates, settings.models)

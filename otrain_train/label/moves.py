@@ -30,7 +30,7 @@ UNDONE = "undone"
 NOTHING = "there is nothing to undo: no candidate was moved, or all were moved back"
 
 WHY = {
-    "few": "with too few votes",
+    "few": "with too few votes for true or false",
     "tie": "with as many votes for true as for false",
     "agreement": "with too little agreement",
     "name": "that share their name with another",

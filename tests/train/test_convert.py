@@ -532,7 +532,9 @@ def test_votes_say_which_are_real(voted, tmp_path):
     weights = dict(zip([name[-8:-5] for name in rows.files], rows.weights, strict=True))
     assert weights.pop("c15") == 0.5
     assert set(weights.values()) == {1.0}
-    assert str(summary).endswith("votes: 24; candidates left out: 4 with a tie, 1 not in the folder ('gone.fits')")
+    assert str(summary).endswith(
+        "votes: 24; candidates left out: 4 with a tie, 4 without a vote, 1 not in the folder ('gone.fits')"
+    )
 
 
 @pytest.mark.parametrize(

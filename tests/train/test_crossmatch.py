@@ -84,11 +84,23 @@ def test_scores_in_other_formats(tmp_path, suffix):
     assert got.notes == expected.notes
 
 
+def test_an_identifier_on_another_image_is_another_candidate(tmp_path):
+    found = read_crossmatch(*tables(tmp_path, scores=SCORES.replace("/d/two.fits", "/d/three.fits")))
+    np.testing.assert_array_equal(found.scores, np.float32([0.8, np.nan, np.nan, np.nan, np.nan, np.nan]))
+    assert "1 candidate(s) of the identifier of a source's are on another image" in "\n".join(found.notes)
+    renamed = SCORES.replace("/d/two.fits", "/e/2.fits").replace("/d/one.fits", "/e/1.fits")
+    found = read_crossmatch(*tables(tmp_path, scores=renamed))
+    np.testing.assert_array_equal(found.scores, np.float32([0.8, np.nan, np.nan, 0.9, np.nan, np.nan]))
+    assert "is on an image of its source's name ('one.fits' and '1.fits', for one)" in "\n".join(found.notes)
+
+
 def test_duplicates_are_told(tmp_path):
-    again = "1 /d/two.fits 30.5 40.5 150.5 2.5 19.0 G two.fits 1 99 99 N\n3 /d/x.fits 1 1 1 1 15.0 R x.fits 1 12 12 N\n"
+    again = (
+        "1 /d/two.fits 30.5 40.5 150.5 2.5 19.0 G two.fits 1 99 99 N\n3 /d/one.fits 1 1 1 1 15.0 R one.fits 1 12 12 N\n"
+    )
     extra = (
-        "c/a.fits 1 2 f 1 1 17 0.1 6.0 3.0 12 0.5 0.5\n"
-        "c/b.fits 1 2 f 1 1 17 0.1 6.0 3.0 7 0.7 0.3\n"
+        "c/a.fits 1 2 /d/one.fits 1 1 17 0.1 6.0 3.0 12 0.5 0.5\n"
+        "c/b.fits 1 2 /d/one.fits 1 1 17 0.1 6.0 3.0 7 0.7 0.3\n"
         'c/c.fits 1 2 f 1 1 17 0.1 6.0 3.0 "" 0.7 0.3\n'
         'c/d.fits 1 2 f 1 1 17 0.1 6.0 3.0 "" 0.7 1.3\n'
     )

@@ -1,6 +1,7 @@
 """References are aligned, matched and subtracted, and what was inserted is found, where it was and as bright."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -293,11 +294,83 @@ def test_the_list_of_another_program_stays(images):
     assert (images / "candidates_list.dat").read_text() == text
 
 
+def test_images_of_another_program_stay(night, tmp_path):
+    science = tmp_path / "science"
+    shutil.copytree(night[0] / "science", science)
+    for name in ("mock3_000_diff.fits", "mock3_000_ref.fits"):
+        (science / "subtraction").mkdir(exist_ok=True)
+        shutil.copy(night[0] / "reference/mock3_000.fits", science / "subtraction" / name)
+        before = (science / "subtraction" / name).read_bytes()
+        with pytest.raises(OutputError, match="was not written by otrain-detect"):
+            detect(science, night[0] / "reference")
+        assert (science / "subtraction" / name).read_bytes() == before
+        (science / "subtraction" / name).unlink()
+
+
+def test_a_list_of_an_earlier_run_does_not_outlive_its_images(night, tmp_path):
+    folder = tmp_path / "sim"
+    shutil.copytree(night[0] / "sim", folder)
+    simulate(night[0] / "science", folder, SimSettings(5, (15, 18.5), "MAGZERO", seed=2))
+    assert not (folder / "candidates_list.dat").exists()
+    (folder / "simulated_objects.list").write_text("# idx filename Xpos Ypos RA Dec mag filter\n")
+    with pytest.raises(OutputError, match="was not written by otrain-sim"):
+        simulate(night[0] / "science", folder, SimSettings(5, (15, 18.5), "MAGZERO"))
+
+
+def test_what_makes_artefacts_is_said(night, tmp_path, caplog):
+    shutil.copytree(night[0] / "science", tmp_path / "science")
+    with fits.open(night[0] / "reference/mock3_000.fits") as hdus:
+        hdus[0].header["CRPIX1"] += 2.5
+        hdus[0].header.remove("GAIN")
+        hdus.writeto(tmp_path / "science/ref.fits")
+    summary = detect(tmp_path / "science", tmp_path / "science/ref.fits")
+    (image,) = summary.images  # the reference is none of them
+    assert image.apart == pytest.approx(2.5, abs=0.4)
+    assert "pixels apart: solve the astrometry again, or say --align stars" in caplog.text
+    assert "ref.fits' does not say its gain" in caplog.text
+    assert "less sharp" not in caplog.text
+    assert replace(image, reference_width=2 * image.width).warnings[-1].startswith("'science/ref.fits' is less sharp")
+
+
 def test_all_chips_of_a_catalogue_are_read(images):
     tables = [fits.BinTableHDU(Table(SEXTRACTOR), name="LDAC_OBJECTS") for _ in range(2)]
     fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(images / "two.cat")
-    settings = CatalogueSettings({"ID": "NUMBER"}, images / "diff.fits")
-    assert len(import_catalogue(images / "two.cat", images, settings)) == 4
+    found = import_catalogue(images / "two.cat", images, CatalogueSettings({}, images / "diff.fits"))
+    assert found.ids.tolist() == ["0", "1", "2", "3"]  # NUMBER begins anew in each
+    with pytest.raises(SourceError, match="have the same NUMBER"):
+        import_catalogue(images / "two.cat", images, CatalogueSettings({"ID": "NUMBER"}, images / "diff.fits"))
+
+
+def test_a_catalogue_without_rows_is_an_empty_list(images):
+    Table({"RA": np.empty(0), "Dec": np.empty(0)}).write(images / "a.csv")
+    for settings in (CatalogueSettings({}, images / "diff.fits"), CatalogueSettings()):
+        assert len(import_catalogue(images / "a.csv", images, settings)) == 0
+        assert len(read_candidates(images / "candidates_list.dat")) == 0
+
+
+def test_images_that_are_named_are_looked_at(images, monkeypatch, caplog):
+    Table({"x": [30.0, 900.0], "y": [40.0, 50.0]}).write(images / "a.csv")
+    monkeypatch.chdir("/")
+    found = import_catalogue(images / "a.csv", images, CatalogueSettings({}, Path("diff.fits"), Path("new.fits")))
+    assert set(found.images) == {"new.fits"}
+    assert "1 of 2 candidates lie outside of their image" in caplog.text
+    with pytest.raises(SourceError, match=r"no image 'nope\.fits', neither here nor in"):
+        import_catalogue(images / "a.csv", images, CatalogueSettings({}, images / "diff.fits", Path("nope.fits")))
+    write_image(images / "small.fits", np.zeros((80, 90), np.float32) + np.arange(90))
+    with pytest.raises(SourceError, match="not of the same pixels"):
+        import_catalogue(images / "a.csv", images, CatalogueSettings({}, images / "diff.fits", Path("small.fits")))
+
+
+def test_what_a_catalogue_lacks_comes_from_its_image(images):
+    fits.setval(images / "diff.fits", "FILTER", value="z")
+    Table({"x": [30.0, 60.0], "y": [40.0, 50.0], "ra": [10.0, np.nan], "dec": [1.0, np.nan]}).write(images / "a.csv")
+    found = import_catalogue(images / "a.csv", images, CatalogueSettings({}, images / "diff.fits"))
+    assert found.bands.tolist() == ["z", "z"]
+    assert (found.ra[0], found.dec[0]) == (10.0, 1.0)
+    np.testing.assert_allclose(found.ra[1], simple_wcs().all_pix2world([60.0], [50.0], 1)[0][0])
+    Table({"ra": [10.01], "dec": [2.0]}).write(images / "b.csv")  # hours
+    with pytest.raises(SourceError, match="none of them is in its image: are both in degrees"):
+        import_catalogue(images / "b.csv", images, CatalogueSettings({}, images / "diff.fits"))
 
 
 def test_catalogues_that_cannot_be_used(images):

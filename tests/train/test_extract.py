@@ -178,6 +178,17 @@ def test_candidates_beyond_the_image_and_images_that_are_missing(folder):
     assert "1 candidate(s) lie outside of their image" in str(summary)
 
 
+def test_a_radius_that_is_too_small_is_doubted(folder):
+    make_candidates([50, 30, 80], [45, 45, 70]).write(folder / "candidates_list.dat")
+    inserted([54, 30], [45, 45]).write(folder / "simulated_objects.list")  # 4 pixels are 2 arcseconds
+    summary = extract(folder, ExtractSettings(training=True, false=True, radius=1.0))
+    assert summary.counts == {"": 1, "true": 1, "false": 1}
+    assert "1 of 2 inserted sources have a candidate not within 1 arcseconds, but within 3" in str(summary)
+    summary = extract(folder, ExtractSettings(training=True, false=True, radius=2.1, replace=True))
+    assert summary.counts == {"": 0, "true": 2, "false": 1}
+    assert "inserted sources" not in str(summary)
+
+
 def test_several_processes_cut_out_the_same(folder):
     for name in PLANES.values():
         write_image(folder / name.replace("a.", "b.").replace("a_", "b_"), fits.getdata(folder / name), simple_wcs())

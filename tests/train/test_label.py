@@ -69,6 +69,14 @@ def test_two_files_of_one_name_have_whole_paths_for_keys_and_one_file_of_two_nam
     assert key_of("true") == "true"
 
 
+def test_only_those_that_are_not_sorted_yet(tmp_path):
+    touch(tmp_path, "a.fits", "true/b.fits", "n/false/c.fits", "n/d.fits")
+    assert find_candidates(tmp_path, unsorted=True).keys == ["a.fits", "n/d.fits"]
+    (tmp_path / "n" / "d.fits").unlink()
+    with pytest.raises(SourceError, match="are sorted"):
+        find_candidates(tmp_path / "n", unsorted=True)
+
+
 def test_an_empty_folder_and_none_at_all_are_one_sentence(tmp_path):
     with pytest.raises(SourceError, match="there is no cutout"):
         find_candidates(tmp_path)
@@ -391,7 +399,10 @@ def test_files_are_moved_by_command(tmp_path, capsys):
     Journal(tmp_path / "labels.csv").append([make_vote("a.fits", "true"), make_vote("b.fits", "false", labeller="bob")])
     assert label([str(tmp_path), "--move", "--weights", "bob=0,bbo=2"]) == 0
     said = capsys.readouterr()
-    assert "1 candidates moved: 1 to true/, 0 to false/, 0 already there; 1 with too few votes stay" in said.out
+    assert (
+        "1 candidates moved: 1 to true/, 0 to false/, 0 already there; 1 with too few votes for true or false stay"
+        in said.out
+    )
     assert "weights are given for bbo, without a vote; who has voted: ada, bob" in said.err
     assert tree(tmp_path) == ["b.fits", "labels.csv", "moves.csv", "true/a.fits"]
     assert label([str(tmp_path), "--undo-move"]) == 0

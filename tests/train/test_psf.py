@@ -2,9 +2,11 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sep
 from astropy.io import fits
 from fields import FIELD, SIZE, true_star, write_image
 
@@ -12,7 +14,7 @@ from otrain_infer.errors import SourceError
 from otrain_train.images import read_image
 from otrain_train.mock_images import mock_pair, moffat
 from otrain_train.photometry import Sky, Sources, common_radius, find_sources, find_stars, subtract_sky
-from otrain_train.psf import PsfexPointSpread, full_width, measure_psf, read_psf
+from otrain_train.psf import PsfexPointSpread, full_width, held_in_aperture, measure_psf, read_psf
 
 PLACES = [(100.3, 120.8), (256.0, 256.0), (400.5, 90.1), (410.9, 430.2)]
 
@@ -44,6 +46,31 @@ def test_a_star_looks_as_it_truly_does(measured, y, x):
     assert np.hypot(centre[0] - y, centre[1] - x) < 0.1
 
 
+@pytest.mark.parametrize("exponent", [2.5, 4.765, 10.0, np.inf])
+def test_the_light_of_stars_of_any_profile_is_all_there(exponent):
+    # Stars that are drawn here: a Moffat profile, and a Gaussian.
+    rng = np.random.default_rng(5)
+    n, width = 500, 3.5
+    radius = width / 2 / np.sqrt(2 ** (1 / exponent) - 1 if np.isfinite(exponent) else np.log(2))
+    rows, columns = np.indices((n, n))
+
+    def star(y, x):
+        distance2 = ((rows - y) ** 2 + (columns - x) ** 2) / radius**2
+        if np.isfinite(exponent):
+            return (exponent - 1) / (np.pi * radius**2) * (1 + distance2) ** -exponent
+        return np.exp(-distance2) / (np.pi * radius**2)
+
+    places, fluxes = rng.uniform(0, n, (60, 2)), 10 ** rng.uniform(3.5, 5.2, 60)
+    pixels = 300.0 + sum(flux * star(y, x) for flux, (y, x) in zip(fluxes, places, strict=True))
+    sky = subtract_sky(rng.poisson(pixels).astype(float), np.zeros((n, n), bool))
+    sources = find_sources(sky, 5)
+    psf = measure_psf(sky, sources, find_stars(sky, sources, 1e5), Path("a.fits"))
+    y, x = 250.3, 249.6
+    for aperture in (2.0, 3.0, 5.0):
+        truth, _, _ = sep.sum_circle(star(y, x), [x], [y], aperture, subpix=0)
+        assert held_in_aperture(psf, y, x, aperture) == pytest.approx(truth[0], rel=0.015)
+
+
 def test_the_width_is_that_at_half_maximum():
     y, x = np.indices((61, 61)) - 30.0
 
@@ -68,8 +95,6 @@ def test_stars_are_told_from_galaxies_and_cosmic_rays():
 def test_an_image_without_stars_says_so():
     sky = Sky(np.zeros((100, 100)), np.ones((100, 100)), np.zeros((100, 100), bool))
     nothing = Sources(*(np.empty(0) for _ in range(5)), np.empty(0, np.int64))
-    from pathlib import Path
-
     with pytest.raises(SourceError, match=r"cannot be measured: no bright.*--psf"):
         measure_psf(sky, nothing, np.empty(0, bool), Path("a.fits"))
 
