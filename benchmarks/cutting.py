@@ -6,8 +6,8 @@ Images of one size with many candidates each, three planes. Rivals:
 - the disk: the same number of files of the same size written by the same number of threads, their bytes made before;
 - astropy: `Cutout2D` of each plane, keywords set, and `writeto`; on fewer candidates (--slow), being slow.
 
-Every run writes into a folder of its own, and nothing is removed before the end: for minutes after many files were
-removed, ext4 takes several times as long to make a file (it passes over the inodes just freed, one by one).
+Every run writes into a folder of its own, and no file is removed before the end, only emptied: for minutes after many
+files were removed, ext4 takes several times as long to make one (it passes over the inodes just freed, one by one).
 
     python benchmarks/cutting.py [--images 100] [--candidates 1000] [--size 1024] [--repeats 3] [--folder DIR]
 """
@@ -112,10 +112,12 @@ def main() -> None:
         extract(few, ExtractSettings(CUT))
         content = (few / "candidates/candidate_0.fits").read_bytes()
         print(f"{n} cutouts of {CUT} x {CUT} pixels, three planes, {len(content)} bytes, from {given.images} images")
-        current = folder
+        current = few
 
         def begin() -> None:
             nonlocal current
+            for path in current.glob("*/*.fits"):
+                os.truncate(path, 0)
             current = folder / f"run_{len(list(folder.iterdir()))}"
             link(made, current)
             os.sync()
