@@ -45,7 +45,7 @@ default-model: $(READY) ## train the embedded demonstration model anew
 	cp build/model/CNN_training/mock.onnx otrain_infer/models/default.onnx
 
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
 
 test-infer: $(READY) ## the tests of inference, which need no TensorFlow
 	$(BIN)/python -m pytest -q tests/infer

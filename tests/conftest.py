@@ -8,11 +8,6 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONG = ("tutorial", "soak", "label_page", "train", "tune", "optimise", "commands", "int8", "export", "sim", "detect")
-"""Files of tests that take longest, the longest first."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the longest files begin first: nobody then waits for them at the end, when all others are done."""
-    first = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: first.get(item.path.name, len(first)))
+    """Have the longest file begin first: nobody then waits for it at the end, when all others are done."""
+    items.sort(key=lambda item: item.path.name != "test_tutorial.py")
