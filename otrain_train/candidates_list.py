@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from otrain_infer.atomic import replacing
 from otrain_infer.cutouts import FALSE_TEXTS
-from otrain_infer.errors import OutputError, SourceError
+from otrain_infer.errors import SourceError
+from otrain_train.outputs import check_own_list
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -128,13 +129,7 @@ def check_replaceable(path: Path) -> None:
     OutputError
         When it is not one that `Candidates.write` has written.
     """
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            first = file.readline().split()
-    except OSError:
-        return
-    if first and first[1:] != list(COLUMNS.values()):
-        raise OutputError(f"'{path}' was not written by otrain-detect, which would replace it: move it elsewhere")
+    check_own_list(path, COLUMNS.values(), "otrain-detect")
 
 
 def read_candidates(path: Path) -> Candidates:

@@ -145,3 +145,20 @@ def _is_ours(name: PurePosixPath) -> bool:
 def _write(path: Path, names: set[str]) -> None:
     with replacing(path) as part:
         part.write_text(HEAD + "".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
+
+
+def check_own_list(path: Path, columns: Iterable[str], command: str) -> None:
+    """See to it that a list that is there may be replaced by a command: one of another program stays.
+
+    Raises
+    ------
+    OutputError
+        When its first line does not name the columns that the command writes, and no others.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.readline().split()
+    except OSError:
+        return
+    if first and first[1:] != [*columns]:
+        raise OutputError(f"'{path}' was not written by {command}, which would replace it: move it elsewhere")

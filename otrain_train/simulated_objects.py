@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from otrain_infer.atomic import replacing
-from otrain_infer.errors import OutputError, SourceError
+from otrain_infer.errors import SourceError
+from otrain_train.outputs import check_own_list
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -94,13 +95,7 @@ def check_own(path: Path) -> None:
     OutputError
         When it is not one that `SimulatedObjects.write` has written.
     """
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            first = file.readline().split()
-    except OSError:
-        return
-    if first and first[1:] != [*COLUMNS, COUNT]:
-        raise OutputError(f"'{path}' was not written by otrain-sim, which would replace it: move it elsewhere")
+    check_own_list(path, (*COLUMNS, COUNT), "otrain-sim")
 
 
 def read_simulated_objects(path: Path) -> SimulatedObjects:
